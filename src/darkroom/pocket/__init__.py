@@ -1,0 +1,1 @@
+"""The pocket model: a complete Qwen-Image-Edit family in miniature, built, trained and judged here."""
