@@ -1,0 +1,26 @@
+"""What a caller may ask for: one file per job type, parsed once, at the door.
+
+`parse` turns the `input` of a RunPod job into one of the models of `Job`, or raises a `BadJob`
+that names the field. Nothing behind the door looks at raw dictionaries.
+"""
+
+from darkroom.jobs.base import JobInput
+from darkroom.jobs.control import Health, Warmup
+from darkroom.jobs.image_edit import ImageEdit, LoraRequest
+from darkroom.jobs.limits import Limits
+from darkroom.jobs.parse import Job, parse
+from darkroom.jobs.redact import redacted
+from darkroom.jobs.s3config import S3Config
+
+__all__ = [
+    "Health",
+    "ImageEdit",
+    "Job",
+    "JobInput",
+    "Limits",
+    "LoraRequest",
+    "S3Config",
+    "Warmup",
+    "parse",
+    "redacted",
+]
