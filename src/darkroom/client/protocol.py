@@ -1,0 +1,159 @@
+"""RunPod's API v2 as flows: submit, wait, run, cancel, health, fetch."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from darkroom.client.errors import (
+    BadReply,
+    DownloadFailed,
+    EndpointUnreachable,
+    JobFailed,
+    JobLost,
+    RequestRefused,
+    WaitTimeout,
+)
+from darkroom.client.failure import failure
+from darkroom.client.flow import Call, Flow, Pause, content, exchange
+from darkroom.client.replies import EndpointHealth, JobHandle, JobStatus, read
+from darkroom.client.retry import Gate, Retry
+
+MAX_REQUEST_BYTES = 10_000_000
+"""RunPod's limit for the body of /run."""
+
+Progress = Callable[[JobStatus], None]
+
+
+@dataclass(frozen=True)
+class Polling:
+    """How often a job's status is asked for: after `share` of the time waited so far, within the bounds.
+
+    A job is noticed at most that share too late, and a long one costs few requests. Seconds.
+    """
+
+    least_seconds: float = 0.1
+    most_seconds: float = 3.0
+    share: float = 0.1
+
+    def interval(self, waited_seconds: float) -> float:
+        """Seconds until the next question."""
+        return min(self.most_seconds, max(self.least_seconds, self.share * waited_seconds))
+
+
+def new_key() -> str:
+    """An idempotency key that nobody else has."""
+    return uuid.uuid4().hex
+
+
+@dataclass
+class Protocol:
+    """The flows of one endpoint; they share its gate, so that a 429 to one holds back all."""
+
+    retry: Retry = field(default_factory=Retry)
+    polling: Polling = field(default_factory=Polling)
+    gate: Gate = field(default_factory=Gate)
+
+    def submit(self, job_input: Mapping[str, Any], envelope: Mapping[str, Any]) -> Flow[JobHandle]:
+        """POST /run. The input gets an idempotency key if it has none, so that repeating it is safe.
+
+        `envelope` holds what stands beside `input`: webhook, policy, s3Config.
+        """
+        key = job_input.get("idempotency_key") or new_key()
+        body = _body({**envelope, "input": {**job_input, "idempotency_key": key}})
+        answer = yield from exchange(Call("POST", "/run", body), self.retry, self.gate)
+        value = content(answer)
+        if not isinstance(value, dict):
+            raise BadReply("the answer to /run is not an object")
+        return read(JobHandle, {**value, "idempotency_key": key})
+
+    def status(self, job_id: str) -> Flow[JobStatus]:
+        """GET /status. Raises JobLost where the endpoint does not know the job."""
+        answer = yield from exchange(Call("GET", f"/status/{quote(job_id, safe='')}"), self.retry, self.gate)
+        if answer.status == 404:
+            raise _lost(job_id, retryable=True)
+        return read(JobStatus, content(answer))
+
+    def wait(self, job_id: str, progress: Progress | None, timeout_seconds: float | None) -> Flow[JobStatus]:
+        """Ask until the job ends. `progress` hears of every change.
+
+        Raises JobFailed or one of its children, or WaitTimeout.
+        """
+        started, told = time.monotonic(), None
+        while True:
+            status = yield from self.status(job_id)
+            if status.done:
+                if status.status != "COMPLETED":
+                    raise failure(status)
+                return status
+            if progress is not None and status != told:
+                progress(status)
+                told = status
+            waited = time.monotonic() - started
+            if timeout_seconds is not None and waited >= timeout_seconds:
+                message = f"job {job_id} is still {status.status} after {waited:.0f} s"
+                raise WaitTimeout(message, job_id=job_id)
+            yield Pause(self.polling.interval(waited))
+
+    def run(
+        self,
+        job_input: Mapping[str, Any],
+        envelope: Mapping[str, Any],
+        progress: Progress | None,
+        timeout_seconds: float | None,
+    ) -> Flow[tuple[JobHandle, JobStatus]]:
+        """Submit and wait; a job that failed but may succeed is submitted again under the same key."""
+        keyed = {**job_input, "idempotency_key": job_input.get("idempotency_key") or new_key()}
+        for attempt in range(1, self.retry.job_attempts + 1):
+            handle = yield from self.submit(keyed, envelope)
+            try:
+                return handle, (yield from self.wait(handle.id, progress, timeout_seconds))
+            except JobFailed as error:
+                if not error.retryable or attempt == self.retry.job_attempts:
+                    raise
+                yield Pause(self.retry.backoff(attempt))
+        raise AssertionError("job_attempts is at least 1")
+
+    def cancel(self, job_id: str) -> Flow[JobStatus]:
+        """POST /cancel; a job that has already ended stays as it is."""
+        answer = yield from exchange(Call("POST", f"/cancel/{quote(job_id, safe='')}"), self.retry, self.gate)
+        if answer.status == 404:
+            raise _lost(job_id, retryable=False)
+        return read(JobStatus, content(answer))
+
+    def health(self) -> Flow[EndpointHealth]:
+        """GET /health."""
+        answer = yield from exchange(Call("GET", "/health"), self.retry, self.gate)
+        return read(EndpointHealth, content(answer))
+
+    def fetch(self, url: str) -> Flow[bytes]:
+        """The bytes behind a result's link. Raises DownloadFailed."""
+        try:
+            # A gate of its own: a store's 429 says nothing about the endpoint.
+            answer = yield from exchange(Call("GET", url), self.retry, Gate())
+        except EndpointUnreachable as error:
+            message = f"the result's store does not answer: {error.message}"
+            raise DownloadFailed(message, status=error.status) from None
+        if answer.status != 200:
+            raise DownloadFailed(f"the result's link answers {answer.status}", status=answer.status)
+        return answer.body
+
+
+def _lost(job_id: str, *, retryable: bool) -> JobLost:
+    message = f"the endpoint does not know job {job_id} (any more)"
+    return JobLost(message, job_id=job_id, retryable=retryable)
+
+
+def _body(value: Mapping[str, Any]) -> bytes:
+    body = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    if len(body) > MAX_REQUEST_BYTES:
+        raise RequestRefused(
+            f"the request has {len(body) / 1e6:.1f} MB, an endpoint takes {MAX_REQUEST_BYTES / 1e6:.0f} MB: "
+            "give the pictures as links, or make them smaller (the model works at about 1 megapixel)"
+        )
+    return body
