@@ -1,0 +1,33 @@
+"""Fixtures that several rooms' tests share. Servers are real ones on loopback, ended with the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.fakes import http, s3
+from tests.fakes.http import WebServer
+from tests.fakes.s3 import S3Server
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server with one bucket; tests keep apart by prefix."""
+    server = s3.start(tmp_path_factory.mktemp("s3") / "root")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def web_server() -> Iterator[WebServer]:
+    """A plain HTTP server whose routes misbehave (tests/fakes/http.py); loopback, so private."""
+    with http.serve() as server:
+        yield server
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and never says a word."""
+    with http.silence() as port:
+        yield port
