@@ -1,0 +1,1 @@
+"""The only room that loads weights: what to load, how it is kept warm, and the editor that runs it."""

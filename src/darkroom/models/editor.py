@@ -1,0 +1,238 @@
+"""Qwen-Image-Edit on the components of diffusers and transformers: condition, denoise, decode.
+
+Written on the components and not on the pipeline's `__call__`, which takes one prompt at a time, encodes
+the same pictures anew for each, and lets guidance see no x0. For one prompt and one seed the result equals
+`QwenImageEditPlusPipeline`'s bit for bit in float32 on the CPU; in a batch only the order of additions differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from PIL.Image import Image
+from torch import Tensor
+
+from darkroom.models.residency import Resident
+from darkroom.models.sight import VisualTokens, encode_text, look, prefix_length
+from darkroom.technique.cfg import true_cfg
+from darkroom.technique.latents import denormalise, normalise, pack, unpack
+from darkroom.technique.sampling import Denoise, Prediction
+from darkroom.technique.schedule import Schedule
+
+TOKEN_PIXELS = 16
+"""Pixels per side of one transformer token: 8 from the VAE times a patch of 2."""
+
+
+@dataclass(frozen=True)
+class Areas:
+    """Pixels at which pictures enter the model: Qwen2.5-VL's sight and the VAE's reference latents."""
+
+    sight: int = 384 * 384
+    vae: int = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class References:
+    """One to three pictures, encoded once for any number of prompts, seeds and steps.
+
+    visual: what Qwen2.5-VL sees of them. latents: [1, M, 64], the pictures' tokens one after the other.
+    grids: (height, width) of each in tokens. size: (width, height) in pixels of the last, which output follows.
+    """
+
+    visual: VisualTokens
+    latents: Tensor
+    grids: tuple[tuple[int, int], ...]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the transformer is told: per image of the batch its prompt's embeddings, [L_i, D], and one negative."""
+
+    prompts: tuple[Tensor, ...]
+    negative: Tensor | None
+    references: References
+
+
+class Editor:
+    """The parts of one Qwen-Image-Edit checkpoint, ready to run; holds no state of any job.
+
+    Not thread-safe: one thread runs torch. `max_batch` bounds how many images share one forward.
+    """
+
+    def __init__(
+        self,
+        *,
+        transformer: Any,
+        vae: Any,
+        text_encoder: Any,
+        processor: Any,
+        schedule: Schedule,
+        areas: Areas,
+        residency: Resident | None = None,
+        max_batch: int = 8,
+    ) -> None:
+        self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
+        self.processor, self.schedule, self.areas, self.max_batch = processor, schedule, areas, max_batch
+        self.residency = residency or Resident(transformer.device)
+        self.prefix = prefix_length(processor.tokenizer)
+        self._pixels = VaeImageProcessor(vae_scale_factor=TOKEN_PIXELS)
+        self._mean = torch.tensor(vae.config.latents_mean)
+        self._std = torch.tensor(vae.config.latents_std)
+
+    # -- conditioning ---------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def reference(self, images: Sequence[Image]) -> References:
+        """Encode 1-3 RGB pictures for both of their ways into the model."""
+        sights, grids, tokens = [], [], []
+        for image in images:
+            sight_width, sight_height = fit(self.areas.sight, image.width / image.height)
+            sights.append(self._pixels.resize(image, sight_height, sight_width))
+            width, height = fit(self.areas.vae, image.width / image.height)
+            tokens.append(pack(self.encode(self._pixels.preprocess(image, height, width))))
+            grids.append((height // TOKEN_PIXELS, width // TOKEN_PIXELS))
+        self.residency.use(self.text_encoder)
+        visual = look(self.text_encoder, self.processor, sights)
+        return References(visual, torch.cat(tokens, dim=1), tuple(grids), images[-1].size)
+
+    @torch.no_grad()
+    def condition(
+        self, prompts: Sequence[str], references: References, negative_prompt: str | None = None
+    ) -> Conditioning:
+        """Embed each prompt beside the pictures; equal prompts are embedded once.
+
+        negative_prompt: embedded when given (None where CFG is off); both CFG branches see the pictures.
+        """
+        self.residency.use(self.text_encoder)
+        wanted = dict.fromkeys([*prompts, *([] if negative_prompt is None else [negative_prompt])])
+        embedded = {
+            text: encode_text(self.text_encoder, self.processor, text, references.visual)[self.prefix :]
+            for text in wanted
+        }
+        negative = None if negative_prompt is None else embedded[negative_prompt]
+        return Conditioning(tuple(embedded[prompt] for prompt in prompts), negative, references)
+
+    # -- denoising ------------------------------------------------------------------------------
+
+    def output_size(self, references: References, size: tuple[int, int] | None) -> tuple[int, int]:
+        """(width, height) in pixels: as asked, or the last picture's aspect at the model's own area."""
+        return size or fit(self.areas.vae, references.size[0] / references.size[1])
+
+    def noise(self, seeds: Sequence[int], width: int, height: int) -> Tensor:
+        """[B, N, 64] float32, each image from its own CPU generator, so that a seed means the same everywhere."""
+        shape = (1, 1, self.transformer.config.in_channels // 4, height // 8, width // 8)
+        drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return pack(torch.cat(drawn).transpose(1, 2)).to(self.device)
+
+    def sigmas(self, steps: int, width: int, height: int, shift: float | None = None) -> Tensor:
+        """[steps + 1] noise levels for this size; `shift` fixes the log shift (Lightning)."""
+        schedule = self.schedule if shift is None else self.schedule.fixed(shift)
+        tokens = (height // TOKEN_PIXELS) * (width // TOKEN_PIXELS)
+        return schedule.sigmas(steps, tokens).to(self.device)
+
+    def denoiser(self, conditioning: Conditioning, width: int, height: int, true_cfg_scale: float = 1.0) -> Denoise:
+        """(x [B, N, 64], sigma) -> velocity, for a batch with one prompt per image.
+
+        Two forwards per image and sigma where true_cfg_scale > 1 and a negative prompt was embedded, else one.
+        Images whose prompts have equal length share a forward; nothing is ever padded.
+        """
+        scaled = true_cfg_scale > 1 and conditioning.negative is not None
+        grid = (height // TOKEN_PIXELS, width // TOKEN_PIXELS)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Prediction:
+            velocity = self._velocity(x, sigma, conditioning.prompts, conditioning.references, grid)
+            if scaled and conditioning.negative is not None:
+                negatives = (conditioning.negative,) * len(x)
+                unconditional = self._velocity(x, sigma, negatives, conditioning.references, grid)
+                velocity = true_cfg(velocity, unconditional, true_cfg_scale)
+            return Prediction(velocity)
+
+        return denoise
+
+    def _velocity(
+        self, x: Tensor, sigma: Tensor, prompts: Sequence[Tensor], references: References, grid: tuple[int, int]
+    ) -> Tensor:
+        """[B, N, 64] from as few forwards as lengths and `max_batch` allow, in the batch's order."""
+        velocities: list[Tensor | None] = [None] * len(x)
+        for batch in batches([len(prompt) for prompt in prompts], self.max_batch):
+            embeds = torch.stack([prompts[i] for i in batch])
+            forward = self._forward(x[batch] if len(batch) < len(x) else x, sigma, embeds, references, grid)
+            for i, velocity in zip(batch, forward, strict=True):
+                velocities[i] = velocity
+        return torch.stack([velocity for velocity in velocities if velocity is not None])
+
+    def _forward(
+        self, x: Tensor, sigma: Tensor, embeds: Tensor, references: References, grid: tuple[int, int]
+    ) -> Tensor:
+        """One forward of the transformer for prompts of equal length [B, L, D]; no mask, no padding."""
+        self.residency.use(self.transformer)
+        dtype, batch = self.dtype, len(x)
+        tokens = torch.cat([x.to(dtype), references.latents.expand(batch, -1, -1)], dim=1)
+        # The detour over 1000 is diffusers': the timestep is rounded to the model's dtype in that range.
+        timestep = (sigma * 1000).expand(batch).to(dtype) / 1000
+        velocity = self.transformer(
+            hidden_states=tokens,
+            timestep=timestep,
+            encoder_hidden_states=embeds.to(dtype),
+            encoder_hidden_states_mask=None,
+            img_shapes=[[(1, *grid), *((1, *other) for other in references.grids)]] * batch,
+            return_dict=False,
+        )[0]
+        return torch.as_tensor(velocity[:, : x.shape[1]])
+
+    # -- pixels ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in -1…1 (sides multiples of 16) -> normalised latents [B, 16, 1, H/8, W/8]."""
+        self.residency.use(self.vae)
+        video = pixels.unsqueeze(2).to(self.device, self.dtype)
+        moments = self.vae.quant_conv(self.vae.encoder(video))
+        mean = moments[:, : self.vae.config.z_dim]
+        return normalise(mean, *self._statistics(mean))
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor, width: int, height: int) -> Tensor:
+        """Tokens [B, N, 64] -> pixels [B, 3, height, width] in -1…1, float32; one image at a time in memory."""
+        self.residency.use(self.vae)
+        return torch.cat([self._decode_one(tokens[i : i + 1], width, height) for i in range(len(tokens))])
+
+    def _decode_one(self, tokens: Tensor, width: int, height: int) -> Tensor:
+        latents = unpack(tokens, height // TOKEN_PIXELS, width // TOKEN_PIXELS).to(self.dtype)
+        latents = denormalise(latents, *self._statistics(latents))
+        # Without the feature cache, which carries frames of a video: equal bit for bit for one frame.
+        pixels = self.vae.decoder(self.vae.post_quant_conv(latents))[:, :, 0]
+        return torch.as_tensor(pixels.clamp(-1.0, 1.0).float())
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return self._mean.to(like), self._std.to(like)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.residency.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in, read off a projection that is never stored in less."""
+        return torch.as_tensor(self.transformer.img_in.bias).dtype
+
+
+def fit(area: int, ratio: float) -> tuple[int, int]:
+    """(width, height) of about `area` pixels at width / height = ratio, both multiples of 32 as diffusers rounds them."""
+    width = (area * ratio) ** 0.5
+    height = width / ratio
+    return max(32, round(width / 32) * 32), max(32, round(height / 32) * 32)
+
+
+def batches(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Positions grouped by equal length, in order of appearance, at most `most` to a group."""
+    groups: dict[int, list[int]] = {}
+    for position, length in enumerate(lengths):
+        groups.setdefault(length, []).append(position)
+    return [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]

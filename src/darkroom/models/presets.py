@@ -1,0 +1,58 @@
+"""Presets as data: steps, CFG, LoRA and schedule shift belong together and change together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from darkroom.technique.schedule import LIGHTNING_SHIFT
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """One safetensors file of a Hugging Face repository, at one revision."""
+
+    repo: str
+    file: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How an edit is sampled unless explicit fields say otherwise.
+
+    shift: a fixed log shift of the schedule, without terminal stretch; None keeps the model's own schedule.
+    lora: a step-distilled LoRA that the numbers were made for.
+    """
+
+    steps: int
+    true_cfg_scale: float
+    shift: float | None = None
+    lora: LoraFile | None = None
+
+    @property
+    def forwards(self) -> int:
+        """Passes of the transformer per image."""
+        return self.steps * (2 if self.true_cfg_scale > 1 else 1)
+
+
+LIGHTNING_2511 = LoraFile(
+    repo="lightx2v/Qwen-Image-Edit-2511-Lightning",
+    file="Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16.safetensors",
+    revision="d74eba145674fd7e31b949324e148e21e7118abd",
+)
+
+EDIT_2511: Mapping[str, Preset] = {
+    "fast": Preset(steps=4, true_cfg_scale=1.0, shift=LIGHTNING_SHIFT, lora=LIGHTNING_2511),
+    "balanced": Preset(steps=8, true_cfg_scale=4.0),
+    "quality": Preset(steps=40, true_cfg_scale=4.0),
+}
+
+# The pocket family has no distilled LoRA yet: its fast preset is four steps of its own schedule.
+POCKET: Mapping[str, Preset] = {
+    "fast": Preset(steps=4, true_cfg_scale=1.0),
+    "balanced": Preset(steps=8, true_cfg_scale=4.0),
+    "quality": Preset(steps=20, true_cfg_scale=4.0),
+}
+
+DEFAULT = "balanced"

@@ -1,0 +1,213 @@
+"""The shelf: models are loaded once, stay warm, share equal parts, and make room for each other."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from darkroom.errors import DarkroomError, ModelNotReady, UnsupportedType
+from darkroom.models.editor import Editor
+from darkroom.models.parts import LOADERS, expected_bytes, load_processor, load_schedule, occupied_bytes
+from darkroom.models.residency import OneAtATime, Resident
+from darkroom.models.specs import Card, ModelSpec, Profile
+from darkroom.models.weights import fingerprint, locate, verify
+
+EDITOR_PARTS = ("transformer", "text_encoder", "vae", "processor", "scheduler")
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class RoleState:
+    """What `health` says of one model."""
+
+    state: Literal["cold", "loading", "warm", "failed"]
+    id: str
+    revision: str | None
+    precision: str
+    load_seconds: float | None = None
+    gib: float | None = None
+    problem: str | None = None
+
+
+@dataclass
+class _Part:
+    """A loaded heavy part and the roles that use it."""
+
+    module: Any
+    bytes: int
+    roles: set[str] = field(default_factory=set)
+
+
+class Shelf:
+    """Editors by role. `editor` runs on the torch thread only; `report` may be called from any.
+
+    budget_bytes: what all parts together may occupy, None for no limit. When a new model does not fit, the
+    least recently used ones go first; equal parts (by content) are loaded once and counted once.
+    """
+
+    def __init__(self, profile: Profile, budget_bytes: int | None = None) -> None:
+        self.profile, self.budget_bytes = profile, budget_bytes
+        self._parts: dict[tuple[Any, ...], _Part] = {}
+        self._editors: OrderedDict[str, Editor] = OrderedDict()
+        self._lock = threading.Lock()
+        self._states = {role: self._state_of(role, "cold") for role in profile.models}
+
+    def spec(self, role: str) -> ModelSpec:
+        """What the role stands for in this profile. Raises UnsupportedType where it has none."""
+        if role not in self.profile.models:
+            raise UnsupportedType(f"profile {self.profile.name} has no {role} model")
+        return self.profile.models[role]
+
+    def is_warm(self, role: str) -> bool:
+        """Whether the next job finds this model loaded."""
+        return role in self._editors
+
+    def editor(self, role: str) -> Editor:
+        """The role's editor, loaded now if it is not warm. Raises ModelNotReady, or OutOfMemory from the device."""
+        self.spec(role)
+        if role not in self._editors:
+            self._editors[role] = self._tracked_load(role)
+        self._editors.move_to_end(role)
+        return self._editors[role]
+
+    def evict(self, role: str) -> None:
+        """Let a model go, with the parts that no other uses; a cold role stays cold."""
+        if self._editors.pop(role, None) is None:
+            return
+        for key in [key for key, part in self._parts.items() if role in part.roles]:
+            part = self._parts[key]
+            part.roles.discard(role)
+            if not part.roles:
+                del self._parts[key]
+        self._set(self._state_of(role, "cold"), role)
+        gc.collect()
+        if self.profile.device == "cuda":
+            torch.cuda.empty_cache()
+
+    def report(self) -> dict[str, Any]:
+        """State of every role and memory of all parts together, as JSON values."""
+        with self._lock:
+            states = dict(self._states)
+        return {
+            "profile": self.profile.name,
+            "models": {role: {k: v for k, v in vars(state).items() if v is not None} for role, state in states.items()},
+            "parts_gib": round(self._occupied() / GIB, 4),
+            "budget_gib": None if self.budget_bytes is None else round(self.budget_bytes / GIB, 4),
+        }
+
+    # -- loading --------------------------------------------------------------------------------
+
+    def _tracked_load(self, role: str) -> Editor:
+        started = time.perf_counter()
+        self._set(self._state_of(role, "loading"), role)
+        try:
+            editor = self._load(role)
+        except DarkroomError as error:
+            self._fail(role, error.message)
+            raise
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                self._fail(role, "out of memory")
+                raise
+            self._fail(role, "its files do not make a Qwen-Image-Edit model")
+            spec = self.spec(role)
+            raise ModelNotReady(f"the {role} model {Path(spec.repo).name!r} could not be loaded: its files do not "
+                                "make a Qwen-Image-Edit model") from error
+        occupied = sum(part.bytes for part in self._parts.values() if role in part.roles)
+        self._set(replace(self._state_of(role, "warm"), load_seconds=round(time.perf_counter() - started, 3),
+                          gib=round(occupied / GIB, 4)), role)
+        return editor
+
+    def _load(self, role: str) -> Editor:
+        spec = self.spec(role)
+        folder = locate(spec, EDITOR_PARTS)
+        verify(folder)
+        keys = {part: (part, fingerprint(folder / part)) for part in LOADERS}
+        self._make_room(role, folder, [part for part, key in keys.items() if key not in self._parts])
+        residency = self._residency()
+        modules = {part: self._part(role, key, folder / part, residency) for part, key in keys.items()}
+        return Editor(
+            **modules,
+            processor=load_processor(folder / "processor"),
+            schedule=load_schedule(folder / "scheduler"),
+            areas=spec.areas,
+            residency=residency,
+            max_batch=self.profile.max_batch,
+        )
+
+    def _part(self, role: str, key: tuple[Any, ...], folder: Path, residency: Resident) -> Any:
+        """Load a part, or share the equal one that another role has loaded."""
+        if key not in self._parts:
+            module = LOADERS[key[0]](folder, self.profile.precision)
+            if not self.profile.offload:
+                module.to(residency.device)
+            self._parts[key] = _Part(module, occupied_bytes(module))
+        self._parts[key].roles.add(role)
+        return self._parts[key].module
+
+    def _make_room(self, role: str, folder: Path, missing: list[str]) -> None:
+        if self.budget_bytes is None:
+            return
+        sizes = [expected_bytes(folder / part, part, self.profile.precision) for part in missing]
+        # Parts that visit the device one after the other need room for the largest alone.
+        need = max(sizes, default=0) if self.profile.offload else sum(sizes)
+        while self._occupied() + need > self.budget_bytes and self._editors:
+            self.evict(next(iter(self._editors)))
+        if need > self.budget_bytes:
+            raise ModelNotReady(
+                f"the {role} model needs {need / GIB:.1f} GiB and the memory budget is {self.budget_bytes / GIB:.1f} GiB;"
+                " choose a smaller profile or raise DARKROOM_MEMORY_BUDGET_GIB"
+            )
+
+    def _residency(self) -> Resident:
+        device = torch.device(self.profile.device)
+        return OneAtATime(device) if self.profile.offload else Resident(device)
+
+    # -- state ----------------------------------------------------------------------------------
+
+    def _occupied(self) -> int:
+        return sum(part.bytes for part in list(self._parts.values()))
+
+    def _state_of(self, role: str, state: Literal["cold", "loading", "warm", "failed"]) -> RoleState:
+        spec = self.profile.models[role]
+        return RoleState(state, public_id(spec), spec.revision, self.profile.precision)
+
+    def _fail(self, role: str, problem: str) -> None:
+        for part in self._parts.values():
+            part.roles.discard(role)
+        self._parts = {key: part for key, part in self._parts.items() if part.roles}
+        self._set(replace(self._state_of(role, "failed"), problem=problem), role)
+
+    def _set(self, state: RoleState, role: str) -> None:
+        with self._lock:
+            self._states[role] = state
+
+
+def public_id(spec: ModelSpec) -> str:
+    """A model's name as a caller may see it: a hub id whole, of a local folder no more than its last two names."""
+    path = Path(spec.repo)
+    return "/".join(path.parts[-2:]) if path.is_absolute() or path.is_dir() else spec.repo
+
+
+def read_card() -> Card | None:
+    """The first CUDA device, or None."""
+    if not torch.cuda.is_available():
+        return None
+    properties = torch.cuda.get_device_properties(0)
+    return Card(properties.total_memory / GIB, (properties.major, properties.minor))
+
+
+def default_budget(profile: Profile, card: Card | None, setting_gib: float | None) -> int | None:
+    """The memory budget in bytes: as set, else the device's memory less the profile's reserve; None on the CPU."""
+    if setting_gib is not None:
+        return int(setting_gib * GIB)
+    return None if card is None or profile.device == "cpu" else int((card.memory_gib - profile.reserve_gib) * GIB)
+
+

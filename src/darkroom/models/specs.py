@@ -1,0 +1,102 @@
+"""What to load on which card: models per role, precision and limits per profile, all of it data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from darkroom.models.editor import Areas
+from darkroom.models.presets import EDIT_2511, POCKET, Preset
+from darkroom.settings import Settings
+
+Role = Literal["edit", "video", "image", "vision"]
+Precision = Literal["float32", "bf16", "fp8", "int4"]
+
+POCKET_WEIGHTS = Path(__file__).resolve().parent.parent / "pocket" / "weights"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One checkpoint: where it lies, at which revision, and the sizes and presets it was made for."""
+
+    repo: str
+    revision: str | None = None
+    areas: Areas = field(default_factory=Areas)
+    presets: Mapping[str, Preset] = field(default_factory=lambda: EDIT_2511)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One class of card.
+
+    reserve_gib: device memory kept for activations. offload: parts visit the device one after the other, because
+    they do not fit side by side. max_batch: images that share one forward. max_side: longest output side in pixels.
+    """
+
+    name: str
+    device: Literal["cpu", "cuda"]
+    precision: Precision
+    models: Mapping[str, ModelSpec]
+    max_side: int = 2_048
+    max_batch: int = 4
+    reserve_gib: float = 6.0
+    offload: bool = False
+
+
+REAL: Mapping[str, ModelSpec] = {
+    "edit": ModelSpec("Qwen/Qwen-Image-Edit-2511"),
+    "video": ModelSpec("Qwen/Qwen-Image-Edit-2509"),
+    "image": ModelSpec("Qwen/Qwen-Image"),
+    "vision": ModelSpec("Qwen/Qwen3-VL-8B-Instruct"),
+}
+
+_POCKET_EDIT = ModelSpec(str(POCKET_WEIGHTS / "edit"), areas=Areas(sight=128 * 128, vae=128 * 128), presets=POCKET)
+
+PROFILES: Mapping[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile(
+            "pocket", "cpu", "float32", {"edit": _POCKET_EDIT}, max_side=1_024, max_batch=16, reserve_gib=0.0
+        ),
+        Profile("l4", "cuda", "fp8", REAL, max_batch=1, reserve_gib=2.0, offload=True),
+        Profile("a6000", "cuda", "bf16", REAL, max_batch=1, reserve_gib=4.0, offload=True),
+        Profile("a100", "cuda", "bf16", REAL),
+        Profile("h200", "cuda", "bf16", REAL, max_batch=8, reserve_gib=12.0),
+        Profile("rtx3090", "cuda", "int4", REAL, max_batch=1, reserve_gib=2.0, offload=True),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What `auto` looks at: total device memory and compute capability."""
+
+    memory_gib: float
+    capability: tuple[int, int]
+
+
+def choose(card: Card | None) -> str:
+    """The profile for a card, by memory first; FP8 needs compute capability 8.9. None is a machine without CUDA."""
+    if card is None:
+        return "pocket"
+    for name, least in (("h200", 120.0), ("a100", 70.0), ("a6000", 40.0)):
+        if card.memory_gib >= least:
+            return name
+    return "l4" if card.memory_gib >= 21.0 and card.capability >= (8, 9) else "rtx3090"
+
+
+def resolve(settings: Settings, card: Card | None) -> Profile:
+    """The profile in force, with the models that settings name put in place of its own."""
+    profile = PROFILES[choose(card) if settings.profile == "auto" else settings.profile]
+    models = dict(profile.models)
+    for role in ("edit", "video", "image", "vision"):
+        repo = getattr(settings, f"{role}_model")
+        revision = getattr(settings, f"{role}_revision")
+        base = models.get(role, next(iter(models.values())))
+        if repo is not None:
+            models[role] = replace(base, repo=repo, revision=revision)
+        elif revision is not None and role in models:
+            models[role] = replace(base, revision=revision)
+    return replace(profile, models=models, max_side=settings.max_side or profile.max_side)

@@ -1,0 +1,93 @@
+"""Files of a checkpoint: found or downloaded, checked, and told apart by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from darkroom.errors import ModelNotReady
+from darkroom.models.specs import ModelSpec
+
+CHECKSUMS = "checksums.json"
+
+
+def locate(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
+    """The folder that holds `parts` of a checkpoint, downloaded through the hub's cache if it is no local folder.
+
+    Raises ModelNotReady where a part is missing or the hub does not answer.
+    """
+    folder = Path(spec.repo)
+    if not folder.is_dir():
+        if folder.is_absolute() or spec.repo.startswith("."):
+            raise ModelNotReady(f"the weights {folder.name!r} are not on this worker; {_remedy(spec)}")
+        folder = _download(spec, parts)
+    for part in parts:
+        if not (folder / part).is_dir():
+            raise ModelNotReady(f"the weights {folder.name!r} have no part {part!r}; {_remedy(spec)}")
+    return folder
+
+
+def verify(folder: Path) -> None:
+    """Check every file that `checksums.json` lists; checkpoints without that file are taken as they are.
+
+    Raises ModelNotReady naming the first file that is missing or damaged.
+    """
+    listing = folder / CHECKSUMS
+    if not listing.is_file():
+        return
+    for name, expected in json.loads(listing.read_text())["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ModelNotReady(f"weight file {name} is missing; restore it or run `darkroom pocket train`")
+        if _sha256(path) != expected:
+            raise ModelNotReady(f"weight file {name} is damaged; restore it or run `darkroom pocket train`")
+
+
+def fingerprint(folder: Path) -> tuple[tuple[str, str], ...]:
+    """Name and content of every file of a part; equal fingerprints mean equal parts, wherever they lie.
+
+    Files of the hub's cache are named by their SHA-256, so that nothing is read for them.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple((str(path.relative_to(folder)), _content(path)) for path in files)
+
+
+def size_bytes(folder: Path) -> int:
+    """Bytes of the weights of a part on disk."""
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
+def _content(path: Path) -> str:
+    target = path.resolve()
+    is_blob = target.parent.name == "blobs" and len(target.name) == 64
+    return target.name if is_blob else _sha256(target)
+
+
+def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _hashed(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _hashed(path: Path, _size: int, _modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.json", *(f"{part}/*" for part in parts)]
+        return Path(snapshot_download(spec.repo, revision=spec.revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelNotReady(f"the weights {spec.repo!r} could not be downloaded; {_remedy(spec)}") from error
+
+
+def _remedy(spec: ModelSpec) -> str:
+    if Path(spec.repo).is_absolute():
+        return "check the folder, or build the pocket model with `darkroom pocket train`"
+    return "check the model's name and revision, HF_TOKEN and the network"
