@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
 
 USD_PER_SECOND = {
     # RunPod serverless flex prices; prefixes of the card's name as torch reports it, longest first.
@@ -30,6 +33,17 @@ class Clock:
             yield
         finally:
             self.add(name, time.perf_counter() - started)
+
+    def timed(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """Time the making of each item, not what is done with it."""
+        iterator = iter(items)
+        while True:
+            with self.span(name):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
 
     def add(self, name: str, seconds: float) -> None:
         """Count seconds that were measured elsewhere."""

@@ -65,6 +65,11 @@ class Shelf:
             raise UnsupportedType(f"profile {self.profile.name} has no {role} model")
         return self.profile.models[role]
 
+    def identity(self, role: str) -> dict[str, Any]:
+        """The reply's `model`: id, revision, precision."""
+        spec = self.spec(role)
+        return {"id": public_id(spec), "revision": spec.revision, "precision": self.profile.precision}
+
     def is_warm(self, role: str) -> bool:
         """Whether the next job finds this model loaded."""
         return role in self._editors

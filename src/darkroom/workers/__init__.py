@@ -1,0 +1,22 @@
+"""One recipe per job type. The table names modules, so that a type's imports are paid by its first job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import cast
+
+from darkroom.workers.recipe import Desk, Progress, Recipe, Work
+
+__all__ = ["RECIPES", "Desk", "Progress", "Recipe", "Work", "recipe"]
+
+RECIPES: Mapping[str, str] = {
+    "image_edit": "darkroom.workers.image_edit",
+    "health": "darkroom.workers.health",
+    "warmup": "darkroom.workers.warmup",
+}
+
+
+def recipe(job_type: str) -> Recipe:
+    """The recipe of a job type that `jobs.parse` has let in, imported on first use."""
+    return cast(Recipe, import_module(RECIPES[job_type]).run)

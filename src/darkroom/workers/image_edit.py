@@ -1,0 +1,167 @@
+"""`image_edit`: one to three pictures changed by one or several instructions."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from PIL.Image import Image
+from torch import Tensor
+
+from darkroom.artifacts import Artifact
+from darkroom.errors import BadJob, InputTooLarge
+from darkroom.jobs import ImageEdit
+from darkroom.media import decode_image, encode_image, to_uint8
+from darkroom.models import lora
+from darkroom.models.editor import Conditioning, Editor, References
+from darkroom.models.presets import DEFAULT, Preset
+from darkroom.models.sight import PromptTooLong
+from darkroom.technique.sampling import sample
+from darkroom.workers.recipe import Desk, Progress, Work
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to make: its prompt's position and text, its noise's seed."""
+
+    prompt_index: int
+    prompt: str
+    seed: int
+
+
+def run(job: ImageEdit, desk: Desk) -> Work:
+    """Encode the sources once, then denoise, decode and hand out the pictures in batches.
+
+    A prompt that cannot run is reported under `failed` beside the good ones; when none can, its error is the job's.
+    """
+    spec = desk.shelf.spec("edit")
+    preset = plan(job, spec.presets)
+    advise(job, preset, desk)
+    seed = job.seed if job.seed >= 0 else secrets.randbelow(2**31)
+    sources = decoded(job, desk)
+    with desk.clock.span("load"):
+        editor = desk.shelf.editor("edit")
+        loras = gather_loras(job, preset, desk)
+    yield Progress("encode", 0, 1)
+    with desk.clock.span("encode"):
+        references = editor.reference(sources)
+        negative = job.negative_prompt if preset.true_cfg_scale > 1 else None
+        readings, failed = read_prompts(job, editor, references, negative)
+    yield Progress("encode", 1, 1)
+    pictures = [Picture(i, job.prompts[i], seed + k) for i in readings for k in range(job.num_images)]
+    with lora.worn(editor.transformer, loras):
+        yield from make(pictures, readings, job, preset, editor, desk)
+    return {
+        "seed": seed,
+        "failed": [{"index": i, "prompt": job.prompts[i], **bad.reply()} for i, bad in sorted(failed.items())],
+        "model": desk.shelf.identity("edit"),
+        "parameters": {"num_inference_steps": preset.steps, "true_cfg_scale": preset.true_cfg_scale},
+    }
+
+
+def plan(job: ImageEdit, presets: Mapping[str, Preset]) -> Preset:
+    """The job's preset with its explicit fields put in place."""
+    preset = presets[job.preset or DEFAULT]
+    return replace(
+        preset,
+        steps=preset.steps if job.num_inference_steps is None else job.num_inference_steps,
+        true_cfg_scale=preset.true_cfg_scale if job.true_cfg_scale is None else job.true_cfg_scale,
+    )
+
+
+def advise(job: ImageEdit, preset: Preset, desk: Desk) -> None:
+    """Say which explicit wishes have no effect in this combination."""
+    if job.output_format == "png" and "output_quality" in job.model_fields_set:
+        desk.warn("output_quality has no effect on png, which is lossless")
+    if preset.true_cfg_scale <= 1 and job.negative_prompt.strip():
+        desk.warn("negative_prompt has no effect at true_cfg_scale 1, which runs without guidance")
+
+
+def decoded(job: ImageEdit, desk: Desk) -> list[Image]:
+    """The sources as RGB pictures; what had to be changed about them is said in the reply."""
+    with desk.clock.span("decode_input"):
+        pictures = [decode_image(desk.files[name], name, desk.limits) for name in job.sources()]
+    for picture in pictures:
+        for note in picture.notes:
+            desk.warn(note)
+    return [picture.image for picture in pictures]
+
+
+def gather_loras(job: ImageEdit, preset: Preset, desk: Desk) -> list[lora.Lora]:
+    """The preset's LoRA and the job's own, read and ready to be put on."""
+    loras = [] if preset.lora is None else [lora.from_hub(preset.lora, 1.0, "preset")]
+    for index, wanted in enumerate(job.loras):
+        field = f"loras[{index}].path"
+        if field in desk.files:
+            loras.append(lora.read(desk.files[field], wanted.scale, field))
+            continue
+        own = lora.from_folder(desk.lora_dir, wanted.path, wanted.scale, field)
+        loras.append(own or lora.from_hub(lora.hub_file(wanted.path, field), wanted.scale, field))
+    return loras
+
+
+def read_prompts(
+    job: ImageEdit, editor: Editor, references: References, negative_prompt: str | None
+) -> tuple[dict[int, Conditioning], dict[int, BadJob]]:
+    """Each good prompt's conditioning by position, and each bad one's fault. Raises the fault when none is good."""
+    readings: dict[int, Conditioning] = {}
+    failed = job.failed_prompts
+    for index, prompt in enumerate(job.prompts):
+        if index in failed:
+            continue
+        try:
+            readings[index] = editor.condition([prompt], references, negative_prompt)
+        except PromptTooLong as error:
+            field = "prompt" if isinstance(job.prompt, str) else f"prompt[{index}]"
+            failed[index] = InputTooLarge(f"{field} {error}", field=field)
+    if not readings:
+        raise failed[min(failed)]
+    return readings, failed
+
+
+def make(
+    pictures: Sequence[Picture],
+    readings: Mapping[int, Conditioning],
+    job: ImageEdit,
+    preset: Preset,
+    editor: Editor,
+    desk: Desk,
+) -> Generator[Progress | Artifact, None, None]:
+    """Denoise in batches of as many pictures as the profile allows, equal prompt lengths side by side."""
+    by_length = sorted(range(len(pictures)), key=lambda i: len(readings[pictures[i].prompt_index].prompts[0]))
+    groups = [by_length[i : i + editor.max_batch] for i in range(0, len(by_length), editor.max_batch)]
+    total = preset.steps * len(groups)
+    for number, group in enumerate(groups):
+        chosen = [pictures[i] for i in group]
+        conditioning = joined([readings[picture.prompt_index] for picture in chosen])
+        width, height = editor.output_size(conditioning.references, job.dimensions)
+        steps = sample(
+            editor.denoiser(conditioning, width, height, preset.true_cfg_scale),
+            editor.noise([picture.seed for picture in chosen], width, height),
+            editor.sigmas(preset.steps, width, height, preset.shift),
+        )
+        latents = None
+        for done, step in enumerate(desk.clock.timed("denoise", steps), 1):
+            latents = step.latents
+            yield Progress("denoise", number * preset.steps + done, total)
+        assert latents is not None
+        with desk.clock.span("decode"):
+            pixels = editor.decode(latents, width, height)
+        for index, picture, image in zip(group, chosen, pixels, strict=True):
+            yield finished(index, picture, image, job, desk)
+
+
+def joined(readings: Sequence[Conditioning]) -> Conditioning:
+    """Conditionings of the same pictures and negative prompt as one batch."""
+    prompts = tuple(prompt for reading in readings for prompt in reading.prompts)
+    return Conditioning(prompts, readings[0].negative, readings[0].references)
+
+
+def finished(index: int, picture: Picture, pixels: Tensor, job: ImageEdit, desk: Desk) -> Artifact:
+    """One picture as a file; pixels [3, H, W] in -1…1."""
+    with desk.clock.span("encode_output"):
+        image = to_uint8(pixels)
+        data, media_type = encode_image(image, job.output_format, job.output_quality)
+    about = {"width": image.width, "height": image.height, "seed": picture.seed, "prompt": picture.prompt,
+             "prompt_index": picture.prompt_index}
+    return Artifact(f"image_{index:04d}.{job.output_format}", media_type, data, about)

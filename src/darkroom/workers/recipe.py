@@ -1,0 +1,50 @@
+"""What a recipe is, what it works with, and what it hands out on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from darkroom.artifacts import Artifact
+from darkroom.jobs import Limits
+from darkroom.models.shelf import Shelf
+from darkroom.timing import Clock
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Work done so far, in units of the recipe's own (denoising steps as a rule)."""
+
+    stage: str
+    done: int
+    total: int
+
+
+@dataclass
+class Desk:
+    """One job's working place; nothing on it outlives the job but the shelf.
+
+    files: bytes of every fetched source, by field name. clock: spans end up in the reply's timings.
+    warnings: sentences that the reply repeats; every fallback and every ignored wish belongs here.
+    """
+
+    shelf: Shelf
+    limits: Limits
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    lora_dir: Path | None = None
+    clock: Clock = field(default_factory=Clock)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, sentence: str) -> None:
+        """Say something in the reply, once."""
+        if sentence not in self.warnings:
+            self.warnings.append(sentence)
+
+
+Work = Generator[Progress | Artifact, None, dict[str, Any]]
+"""Yields between any two pieces of work that may be cancelled apart; returns the reply's own fields."""
+
+Recipe = Callable[[Any, Desk], Work]
+"""(job, desk) -> work."""

@@ -1,0 +1,41 @@
+"""`warmup`: load models and run each once, ahead of traffic."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from darkroom.errors import InvalidInput
+from darkroom.jobs import Warmup
+from darkroom.models.editor import Editor
+from darkroom.technique.sampling import sample
+from darkroom.workers.recipe import Desk, Progress, Work
+
+STEPS = 2
+"""One step would leave the CFG rescaling of a second, lower sigma unseen by kernels chosen per shape."""
+
+
+def run(job: Warmup, desk: Desk) -> Work:
+    """Load every wanted role, edit one grey picture with it, and report the states."""
+    roles = list(dict.fromkeys(job.models or ["edit"]))
+    for role in roles:
+        if role not in desk.shelf.profile.models:
+            raise InvalidInput(f"models: profile {desk.shelf.profile.name} has no {role} model", field="models")
+    for index, role in enumerate(roles):
+        yield Progress("warmup", index, len(roles))
+        with desk.clock.span("load"):
+            editor = desk.shelf.editor(role)
+        with desk.clock.span("denoise"):
+            exercise(editor)
+    return {"status": "warm", **desk.shelf.report()}
+
+
+def exercise(editor: Editor) -> None:
+    """One short edit with CFG at the model's usual size: kernels are chosen and caches filled."""
+    side = round(editor.areas.vae**0.5)
+    references = editor.reference([Image.new("RGB", (side, side), (128, 128, 128))])
+    conditioning = editor.condition(["warm up"], references, negative_prompt=" ")
+    width, height = editor.output_size(references, None)
+    noise, sigmas = editor.noise([0], width, height), editor.sigmas(STEPS, width, height)
+    for step in sample(editor.denoiser(conditioning, width, height, 4.0), noise, sigmas):
+        latents = step.latents
+    editor.decode(latents, width, height)
