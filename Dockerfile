@@ -1,0 +1,51 @@
+# The worker's image: docker build -t darkroom .
+#
+# The slim Python image suffices as a base: torch's wheels bring CUDA, cuDNN and NCCL, the driver comes from the host,
+# and a CUDA base would hold the same libraries once more (2 to 5 GB that every cold start pulls). The driver must
+# speak CUDA 13 (release 580 or later), which .runpod/hub.json asks RunPod for.
+ARG BASE_IMAGE=python:3.12-slim-bookworm
+
+# -- what is installed, in two parts: torch and CUDA (gigabytes, seldom changed) and the rest ---------------------
+FROM ${BASE_IMAGE} AS pins
+COPY requirements.txt /
+RUN grep -E '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==' /requirements.txt > /cuda.txt \
+    && grep -vE '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==' /requirements.txt > /rest.txt
+
+FROM ${BASE_IMAGE}
+
+# gcc: Triton builds its launchers with it when a model is compiled. libc6-dev has the headers, the base image
+# Python's own.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 1000 darkroom
+
+# Layers from seldom to often changed. Everything is pinned, so nothing is resolved (--no-deps).
+COPY --from=pins /cuda.txt /tmp/
+RUN pip install --no-cache-dir --no-deps --root-user-action=ignore -r /tmp/cuda.txt
+COPY --from=pins /rest.txt /tmp/
+RUN pip install --no-cache-dir --no-deps --root-user-action=ignore -r /tmp/rest.txt
+
+# HF_HOME: RunPod's model cache and network volumes both appear under /runpod-volume; weights stay off the image.
+# NVIDIA_*: how the container runtime knows to bring the driver in; CUDA base images set them too.
+ENV PYTHONPATH=/app/src \
+    PYTHONUNBUFFERED=1 \
+    HOME=/home/darkroom \
+    HF_HOME=/runpod-volume/huggingface-cache \
+    HF_HUB_DISABLE_TELEMETRY=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
+    RUNPOD_DEBUG_LEVEL=INFO
+
+WORKDIR /app
+# The default store and spool are under ./results.
+RUN mkdir -p /app/results && chown darkroom: /app/results
+
+COPY src/ /app/src/
+COPY handler.py entrypoint.sh /app/
+# Bytecode made here saves every cold start the compiling; the worker's user cannot write to /app.
+RUN python -m compileall -q /app/src /app/handler.py
+
+ENTRYPOINT ["/app/entrypoint.sh"]
+CMD ["python", "-u", "handler.py"]

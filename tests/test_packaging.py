@@ -1,0 +1,253 @@
+"""What is shipped fits together: the image, the RunPod files, the pins and the list of dependencies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tomllib
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from darkroom.jobs import Limits, parse
+from darkroom.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PINS = ["requirements.txt", "requirements-dev.txt"]
+SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|ACCESS_KEY|API_KEY", re.IGNORECASE)
+CUDA_MAJOR = 13
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """(instruction, arguments) in order; continued lines joined, comments dropped."""
+    text = (ROOT / "Dockerfile").read_text()
+    lines = "\n".join(line for line in text.splitlines() if not line.startswith("#")).replace("\\\n", " ")
+    return [(name, rest.strip()) for name, _, rest in (line.partition(" ") for line in lines.splitlines()) if name]
+
+
+def copied_from_the_repository() -> list[str]:
+    copies = [rest.split() for name, rest in dockerfile() if name == "COPY" and "--from=" not in rest]
+    return [source for words in copies for source in words[:-1]]
+
+
+def reaches_the_build(path: str) -> bool:
+    """Docker's reading of .dockerignore: the last pattern that matches the path or a folder above it decides."""
+    kept = True
+    above = ["/".join(path.split("/")[: n + 1]) for n in range(path.count("/") + 1)]
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pattern = line.removeprefix("!").rstrip("/").removeprefix("**/")
+        anywhere = "**/" in line
+        names = [part.rsplit("/", 1)[-1] for part in above] if anywhere else above
+        if any(fnmatch(name, pattern) and ("/" in pattern or anywhere or "/" not in name) for name in names):
+            kept = line.startswith("!")
+    return kept
+
+
+def pinned(name: str) -> list[Requirement]:
+    return [Requirement(line) for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
+
+
+def project() -> dict[str, Any]:
+    return dict(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"])
+
+
+def runpod_json(name: str) -> dict[str, Any]:
+    return dict(json.loads((ROOT / ".runpod" / name).read_text()))
+
+
+# -- the image ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", copied_from_the_repository())
+def test_every_copied_file_exists_and_reaches_the_build(source: str) -> None:
+    assert (ROOT / source).exists()
+    assert reaches_the_build(source.rstrip("/"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".git/config",
+        ".venv/bin/python",
+        ".env",
+        "src/.env.local",
+        "results/job/image_0000.png",
+        "training/run.pt",
+        "tests/test_packaging.py",
+        "src/darkroom/__pycache__/settings.cpython-312.pyc",
+        "README.md",
+    ],
+)
+def test_nothing_else_reaches_the_build(path: str) -> None:
+    assert not reaches_the_build(path)
+
+
+@pytest.mark.parametrize("path", ["src/darkroom/settings.py", "src/darkroom/pocket/weights/edit/model_index.json"])
+def test_what_the_worker_reads_reaches_the_build(path: str) -> None:
+    assert reaches_the_build(path)
+
+
+def test_the_base_image_is_an_argument() -> None:
+    assert dockerfile()[0][0] == "ARG"
+    assert all(rest.startswith("${BASE_IMAGE}") for name, rest in dockerfile() if name == "FROM")
+
+
+def test_the_image_holds_no_secret() -> None:
+    assert not [rest for name, rest in dockerfile() if name in {"ENV", "ARG"} and SECRET.search(rest)]
+
+
+def test_layers_that_change_often_come_last() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    order = ["apt-get install", "cuda.txt /tmp", "rest.txt /tmp", "COPY src/"]
+    assert sorted(order, key=text.index) == order
+
+
+def test_torch_and_cuda_have_the_big_layer_to_themselves() -> None:
+    """The pattern that splits the pins still finds everything that torch brings."""
+    patterns = set(re.findall(r"grep -v?E '([^']+)'", (ROOT / "Dockerfile").read_text()))
+    assert len(patterns) == 1
+    (pattern,) = patterns
+    big = {pin.name for pin in pinned("requirements.txt") if re.search(pattern, f"{pin.name}=={pin.specifier}")}
+    assert {"torch", "torchvision", "triton", "nvidia-cublas"} <= big
+    assert all(name.startswith(("torch", "triton", "nvidia-", "cuda-")) for name in big)
+
+
+def test_the_worker_starts_by_the_usual_command() -> None:
+    assert dockerfile()[-1] == ("CMD", '["python", "-u", "handler.py"]')
+
+
+@pytest.mark.parametrize("path", ["entrypoint.sh", ".ci/run"])
+def test_scripts_are_executable_and_parse(path: str) -> None:
+    assert os.access(ROOT / path, os.X_OK)
+    shell = (ROOT / path).read_text().splitlines()[0].removeprefix("#!").split()[-1]
+    assert subprocess.run([shell, "-n", ROOT / path], timeout=30).returncode == 0
+
+
+# -- RunPod's files -----------------------------------------------------------------------------------------------
+
+
+def test_runpod_toml_has_what_both_command_lines_read() -> None:
+    config = tomllib.loads((ROOT / "runpod.toml").read_text())
+    assert config["name"] == config["project"]["name"] == project()["name"]
+    assert {
+        "uuid",
+        "base_image",
+        "gpu_types",
+        "gpu_count",
+        "volume_mount_path",
+        "ports",
+        "container_disk_size_gb",
+    } < set(config["project"])
+    # runpodctl casts every value to text and stops on anything else.
+    assert all(isinstance(value, str) for value in config["project"]["env_vars"].values())
+    assert not [name for name in config["project"]["env_vars"] if SECRET.search(name)]
+    assert set(config["endpoint"]) == {"active_workers", "max_workers", "flashboot", "idle_timeout", "model_refs"}
+    assert (ROOT / config["runtime"]["handler_path"]).name == "handler.py"
+    assert (ROOT / config["runtime"]["requirements_path"]).exists()
+    assert config["runtime"]["python_version"] in {"3.11", "3.12"}
+
+
+def test_runpod_toml_asks_for_the_cuda_that_torch_is_built_for() -> None:
+    image = tomllib.loads((ROOT / "runpod.toml").read_text())["project"]["base_image"]
+    assert f"cuda{CUDA_MAJOR}" in image
+    cuda = {pin.name: str(pin.specifier) for pin in pinned("requirements.txt")}["cuda-toolkit"]
+    assert cuda.startswith(f"=={CUDA_MAJOR}.")
+
+
+@pytest.mark.parametrize("config", [runpod_json("hub.json")["config"], runpod_json("tests.json")["config"]])
+def test_the_hub_offers_only_drivers_that_can_run_torch(config: dict[str, Any]) -> None:
+    assert config["allowedCudaVersions"]
+    assert all(version.startswith(f"{CUDA_MAJOR}.") for version in config["allowedCudaVersions"])
+
+
+def test_the_hub_listing_is_complete() -> None:
+    hub = runpod_json("hub.json")
+    assert {"title", "description", "type", "category", "config"} <= set(hub)
+    assert (hub["type"], hub["category"], hub["config"]["runsOn"]) == ("serverless", "image", "GPU")
+    assert all(isinstance(hub["config"][name], int) for name in ("containerDiskInGb", "gpuCount"))
+
+
+def known_variables() -> set[str]:
+    """Every environment variable that the settings listen to."""
+    known = set()
+    for name, field in Settings.model_fields.items():
+        known.add(f"DARKROOM_{name.upper()}")
+        choices = getattr(field.validation_alias, "choices", [])
+        known.update(choice for choice in choices if isinstance(choice, str))
+    return known
+
+
+def test_the_hub_and_its_tests_set_variables_that_exist() -> None:
+    hub, tests = runpod_json("hub.json")["config"], runpod_json("tests.json")["config"]
+    named = {entry["key"] for entry in [*hub["env"], *tests["env"]]}
+    named |= {key for preset in hub["presets"] for key in preset["defaults"]}
+    assert named <= known_variables()
+
+
+def test_the_hub_defaults_are_settings_that_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = runpod_json("hub.json")["config"]["env"]
+    for preset in runpod_json("hub.json")["config"]["presets"]:
+        for entry in env:
+            monkeypatch.setenv(entry["key"], str(entry["input"]["default"]))
+        for key, value in preset["defaults"].items():
+            monkeypatch.setenv(key, value)
+        assert Settings().profile == preset["defaults"]["DARKROOM_PROFILE"]
+
+
+def test_no_secret_has_a_default_on_the_hub() -> None:
+    for entry in runpod_json("hub.json")["config"]["env"]:
+        assert not (SECRET.search(entry["key"]) and (entry.get("value") or entry["input"]["default"]))
+
+
+@pytest.mark.parametrize("case", runpod_json("tests.json")["tests"], ids=lambda case: case["name"])
+def test_the_hub_tests_are_jobs_that_the_worker_takes(case: dict[str, Any]) -> None:
+    job = parse(case["input"], Limits())
+    assert job.type == case["input"].get("type", "image_edit")
+    assert case["timeout"] >= 10_000
+
+
+# -- pins ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_every_requirement_is_pinned(name: str) -> None:
+    for pin in pinned(name):
+        assert [spec.operator for spec in pin.specifier] == ["=="], pin
+        assert pin.url is None, pin
+
+
+@pytest.mark.parametrize("name", [*PINS, "pyproject.toml", "Makefile", "Dockerfile", ".ci/run"])
+def test_downloads_go_to_the_default_index(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert not re.search(r"index-url|find-links|://|INDEX_URL", text)
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+@pytest.mark.parametrize(("name", "extras"), [("requirements.txt", []), ("requirements-dev.txt", ["dev"])])
+def test_the_pins_meet_the_direct_dependencies(name: str, extras: list[str], python: str) -> None:
+    """One version each on either Python, inside the range that the code is written for."""
+    machine = {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": "linux"}
+    here = [pin for pin in pinned(name) if pin.marker is None or pin.marker.evaluate(machine)]
+    versions = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in here}
+    assert len(versions) == len(here)
+    wanted = project()["dependencies"] + [line for e in extras for line in project()["optional-dependencies"][e]]
+    for line in wanted:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), line
+
+
+def test_development_has_the_versions_of_production() -> None:
+    assert {str(pin) for pin in pinned("requirements.txt")} <= {str(pin) for pin in pinned("requirements-dev.txt")}
+
+
+def test_the_promised_packages_are_there() -> None:
+    promised = "runpod torch diffusers transformers accelerate pillow lpips boto3 pydantic".split()
+    assert set(promised) <= {Requirement(line).name for line in project()["dependencies"]}
