@@ -32,8 +32,13 @@ ESCAPING_KEYS = ["", "/etc/passwd", "../up", "a/../../up", "a//b", "a/./b", "a\\
 
 def bucket(server: S3Server, prefix: str = "", **changes: object) -> S3Store:
     fields: dict[str, object] = {
-        "bucket": server.bucket, "prefix": prefix, "endpoint_url": server.endpoint_url,
-        "access_key": server.access_key, "secret": server.secret, "attempts": 2, "timeout_seconds": 5.0,
+        "bucket": server.bucket,
+        "prefix": prefix,
+        "endpoint_url": server.endpoint_url,
+        "access_key": server.access_key,
+        "secret": server.secret,
+        "attempts": 2,
+        "timeout_seconds": 5.0,
     }
     return S3Store(**{**fields, **changes})  # type: ignore[arg-type]
 
@@ -81,8 +86,12 @@ def test_keys_are_sorted_and_chosen_by_prefix(store: Store) -> None:
 
 @pytest.mark.parametrize("key", ESCAPING_KEYS)
 def test_a_key_that_could_leave_the_store_is_refused(store: Store, key: str) -> None:
-    for use in (lambda: store.put(key, b"x", "image/png"), lambda: store.get(key),
-                lambda: store.exists(key), lambda: store.link(key, 60)):
+    for use in (
+        lambda: store.put(key, b"x", "image/png"),
+        lambda: store.get(key),
+        lambda: store.exists(key),
+        lambda: store.link(key, 60),
+    ):
         with pytest.raises(ValueError, match="not a key"):
             use()
     assert store.keys("") == []
@@ -170,9 +179,7 @@ def test_a_folder_opens_no_bucket(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [100_000, 12_000_000])
-def test_a_link_opens_the_same_bytes_with_their_media_type(
-    s3_server: S3Server, tmp_path: Path, size: int
-) -> None:
+def test_a_link_opens_the_same_bytes_with_their_media_type(s3_server: S3Server, tmp_path: Path, size: int) -> None:
     store = bucket(s3_server, prefix=tmp_path.name, multipart_bytes=6 * 2**20)
     data = os.urandom(size)
     store.put("job/image_0000.webp", data, "image/webp")
@@ -205,7 +212,7 @@ def test_every_part_is_signed_with_its_sha256(s3_server: S3Server, tmp_path: Pat
     data = os.urandom(6 * 2**20)
     store.put("job/large.bin", data, "application/octet-stream")
     assert "UNSIGNED-PAYLOAD" not in signed
-    assert {hashlib.sha256(data[start:start + 5 * 2**20]).hexdigest() for start in (0, 5 * 2**20)} <= signed
+    assert {hashlib.sha256(data[start : start + 5 * 2**20]).hexdigest() for start in (0, 5 * 2**20)} <= signed
 
 
 @pytest.mark.parametrize("key", AWKWARD_KEYS)
@@ -267,8 +274,14 @@ def test_a_source_is_any_object_of_the_bucket_and_of_no_other(s3_server: S3Serve
 
 
 def test_a_store_that_is_down_fails_after_its_attempts_and_in_bounded_time() -> None:
-    store = S3Store(bucket="some-bucket", endpoint_url=f"http://127.0.0.1:{s3.free_port()}",
-                    access_key=s3.ACCESS_KEY, secret=s3.SECRET, attempts=3, timeout_seconds=1.0)
+    store = S3Store(
+        bucket="some-bucket",
+        endpoint_url=f"http://127.0.0.1:{s3.free_port()}",
+        access_key=s3.ACCESS_KEY,
+        secret=s3.SECRET,
+        attempts=3,
+        timeout_seconds=1.0,
+    )
     tries: list[object] = []
     store._s3().meta.events.register("before-send.s3", lambda **_: tries.append(1) and None)
     start = time.monotonic()
@@ -283,8 +296,14 @@ def test_a_store_that_is_down_fails_after_its_attempts_and_in_bounded_time() -> 
 
 
 def test_a_store_that_never_answers_fails_within_its_timeouts(silent_port: int) -> None:
-    store = S3Store(bucket="some-bucket", endpoint_url=f"http://127.0.0.1:{silent_port}",
-                    access_key=s3.ACCESS_KEY, secret=s3.SECRET, attempts=1, timeout_seconds=0.5)
+    store = S3Store(
+        bucket="some-bucket",
+        endpoint_url=f"http://127.0.0.1:{silent_port}",
+        access_key=s3.ACCESS_KEY,
+        secret=s3.SECRET,
+        attempts=1,
+        timeout_seconds=0.5,
+    )
     start = time.monotonic()
     with pytest.raises(UploadFailed, match="did not answer"):
         store.check()
@@ -305,8 +324,9 @@ def test_a_store_that_comes_back_takes_the_result(tmp_path: Path) -> None:
     again.stop()
 
 
-@pytest.mark.parametrize("wrong", [{"secret": "another-secret-of-some-forty-characters!"},
-                                   {"access_key": "ANOTHERTESTKEY000001"}])
+@pytest.mark.parametrize(
+    "wrong", [{"secret": "another-secret-of-some-forty-characters!"}, {"access_key": "ANOTHERTESTKEY000001"}]
+)
 def test_wrong_credentials_are_reported_without_showing_them(s3_server: S3Server, wrong: dict[str, str]) -> None:
     store = bucket(s3_server, **wrong)
     with pytest.raises(UploadFailed) as failure:
@@ -324,8 +344,7 @@ def test_a_missing_bucket_is_named(s3_server: S3Server) -> None:
         bucket(s3_server, bucket="never-made").put("a.png", b"x", "image/png")
 
 
-def test_no_credentials_at_all_are_named(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch,
-                                         tmp_path: Path) -> None:
+def test_no_credentials_at_all_are_named(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -359,16 +378,24 @@ def test_a_path_and_a_file_address_open_the_same_folder(tmp_path: Path) -> None:
 
 def test_an_s3_address_opens_the_bucket_below_its_prefix(s3_server: S3Server, tmp_path: Path) -> None:
     settings = Settings(
-        store=f"s3://{s3_server.bucket}/{tmp_path.name}/deep", bucket_endpoint_url=s3_server.endpoint_url,
-        bucket_access_key_id=s3_server.access_key, bucket_secret_access_key=s3_server.secret,
+        store=f"s3://{s3_server.bucket}/{tmp_path.name}/deep",
+        bucket_endpoint_url=s3_server.endpoint_url,
+        bucket_access_key_id=s3_server.access_key,
+        bucket_secret_access_key=s3_server.secret,
     )
     open_store(settings).put("a.png", b"x", "image/png")
     assert (s3_server.root / s3_server.bucket / tmp_path.name / "deep" / "a.png").read_bytes() == b"x"
 
 
 def test_a_bucket_of_the_job_is_opened_with_its_own_keys(s3_server: S3Server, tmp_path: Path) -> None:
-    store = store_of(Settings(upload_attempts=1), endpoint_url=s3_server.endpoint_url, bucket=s3_server.bucket,
-                     access_key=s3_server.access_key, secret=s3_server.secret, prefix=tmp_path.name)
+    store = store_of(
+        Settings(upload_attempts=1),
+        endpoint_url=s3_server.endpoint_url,
+        bucket=s3_server.bucket,
+        access_key=s3_server.access_key,
+        secret=s3_server.secret,
+        prefix=tmp_path.name,
+    )
     store.put("a.png", b"x", "image/png")
     assert store.get("a.png") == b"x"
 
@@ -379,14 +406,17 @@ def test_opening_a_store_touches_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("endpoint", "bare", "region"), [
-    ("https://photos.s3.eu-central-1.amazonaws.com", "https://s3.eu-central-1.amazonaws.com", "eu-central-1"),
-    ("https://s3.us-west-004.backblazeb2.com/", "https://s3.us-west-004.backblazeb2.com", "us-west-004"),
-    ("https://photos.ams3.digitaloceanspaces.com", "https://ams3.digitaloceanspaces.com", "ams3"),
-    ("https://s3api-eu-ro-1.runpod.io", "https://s3api-eu-ro-1.runpod.io", None),
-    ("https://s3.amazonaws.com", "https://s3.amazonaws.com", None),
-    ("http://127.0.0.1:9000", "http://127.0.0.1:9000", None),
-])
+@pytest.mark.parametrize(
+    ("endpoint", "bare", "region"),
+    [
+        ("https://photos.s3.eu-central-1.amazonaws.com", "https://s3.eu-central-1.amazonaws.com", "eu-central-1"),
+        ("https://s3.us-west-004.backblazeb2.com/", "https://s3.us-west-004.backblazeb2.com", "us-west-004"),
+        ("https://photos.ams3.digitaloceanspaces.com", "https://ams3.digitaloceanspaces.com", "ams3"),
+        ("https://s3api-eu-ro-1.runpod.io", "https://s3api-eu-ro-1.runpod.io", None),
+        ("https://s3.amazonaws.com", "https://s3.amazonaws.com", None),
+        ("http://127.0.0.1:9000", "http://127.0.0.1:9000", None),
+    ],
+)
 def test_an_endpoint_may_carry_the_bucket_and_the_region(endpoint: str, bare: str, region: str | None) -> None:
     assert storage.bare_endpoint(endpoint, "photos") == bare
     assert storage.region_in(bare) == region

@@ -134,9 +134,19 @@ class _Handler(BaseHTTPRequestHandler):
 
 ROUTES: dict[str, Callable[[_Handler], None]] = {
     f"/{name}": getattr(_Handler, name)
-    for name in ("never_answers", "drips_body", "drips_body_of_known_length", "drips_headers",
-                 "too_large_and_says_so", "too_large_without_a_word", "unpacks_to_far_more", "ends_early",
-                 "resets", "redirects_for_ever", "redirects_to_nowhere")
+    for name in (
+        "never_answers",
+        "drips_body",
+        "drips_body_of_known_length",
+        "drips_headers",
+        "too_large_and_says_so",
+        "too_large_without_a_word",
+        "unpacks_to_far_more",
+        "ends_early",
+        "resets",
+        "redirects_for_ever",
+        "redirects_to_nowhere",
+    )
 }
 
 
@@ -206,9 +216,12 @@ def write_certificate(folder: Path, host: str = HOST_NAME) -> Path:
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(name).issuer_name(name).public_key(key.public_key())
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

@@ -50,8 +50,18 @@ def start(root: Path, port: int | None = None) -> S3Server:
     """Start a server over `root` with one bucket; returns when it answers, within 15 s."""
     (root / BUCKET).mkdir(parents=True, exist_ok=True)
     address = f"127.0.0.1:{port or free_port()}"
-    command = [_rclone(), "serve", "s3", "--config", str(root.parent / f"{root.name}.conf"), "--addr", address,
-               "--auth-key", f"{ACCESS_KEY},{SECRET}", str(root)]
+    command = [
+        _rclone(),
+        "serve",
+        "s3",
+        "--config",
+        str(root.parent / f"{root.name}.conf"),
+        "--addr",
+        address,
+        "--auth-key",
+        f"{ACCESS_KEY},{SECRET}",
+        str(root),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     server = S3Server(f"http://{address}", root, process)
     _wait(server, seconds=15)
