@@ -53,6 +53,12 @@ def refused(address: str, kind: type[DarkroomError], limits: Limits = LIMITS, **
     return error
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _imported() -> None:
+    """The SDK's first import takes seconds, which are not the time of the test that happens to come first."""
+    fetch._rp_ssrf()
+
+
 @pytest.fixture(scope="module")
 def web() -> Iterator[WebServer]:
     with http.serve() as server:
