@@ -91,8 +91,13 @@ class Settings(BaseSettings):
     """A job that runs longer ends with TIMEOUT between two steps."""
     max_result_mb: PositiveFloat = 9.5
     """Largest reply in 10^6 bytes; RunPod loses what is over 10 MB (/run)."""
+    max_lora_mib: PositiveFloat = 2_048.0
+    fetch_lora_seconds: PositiveFloat = 300.0
     allow_private_urls: bool = False
     """Let sources come from addresses that are not public. For tests and closed networks only."""
+
+    # -- platform: set by RunPod, read and never written ------------------------------------------
+    runpod_post_output: str | None = Field(default=None, validation_alias="RUNPOD_WEBHOOK_POST_OUTPUT")
 
     # -- service --------------------------------------------------------------------------------
     progress_seconds: PositiveFloat = 0.5

@@ -44,3 +44,7 @@ class JobInput(BaseModel):
     def sources(self) -> dict[str, str]:
         """Field name -> address of every picture or video that must be fetched before the recipe runs."""
         return {}
+
+    def weight_sources(self) -> dict[str, str]:
+        """Field name -> address of every LoRA that comes by https or from the bucket."""
+        return {}

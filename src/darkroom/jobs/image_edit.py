@@ -143,6 +143,14 @@ class ImageEdit(JobInput):
         """The images to fetch, keyed as errors name them."""
         return {f"images[{i}]": address for i, address in enumerate(self.images)}
 
+    def weight_sources(self) -> dict[str, str]:
+        """The LoRAs given by address; the others are names on the hub or in the worker's own folder."""
+        return {
+            f"loras[{i}].path": lora.path
+            for i, lora in enumerate(self.loras)
+            if "://" in lora.path
+        }
+
 
 def prompt_fault(prompt: str, name: str, limits: Limits) -> BadJob | None:
     """Why this instruction cannot run, or None."""

@@ -19,4 +19,4 @@ RECIPES: Mapping[str, str] = {
 
 def recipe(job_type: str) -> Recipe:
     """The recipe of a job type that `jobs.parse` has let in, imported on first use."""
-    return cast(Recipe, import_module(RECIPES[job_type]).run)
+    return cast(Recipe, import_module(RECIPES[job_type]).RECIPE)

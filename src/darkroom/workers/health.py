@@ -10,7 +10,7 @@ import torch
 
 from darkroom import __version__
 from darkroom.jobs import Health
-from darkroom.workers.recipe import Desk, Work
+from darkroom.workers.recipe import Desk, Recipe, Work
 
 PACKAGES = ("runpod", "torch", "diffusers", "transformers", "accelerate", "peft", "pillow", "pydantic", "boto3")
 
@@ -18,10 +18,10 @@ PACKAGES = ("runpod", "torch", "diffusers", "transformers", "accelerate", "peft"
 def run(job: Health, desk: Desk) -> Work:
     """Answer at once, also while another job holds the models."""
     yield from ()
-    return {"status": "ok", **desk.shelf.report(), "device": _device(), "versions": _versions()}
+    return {"status": "ok", **desk.shelf.report(), "device": device(), "versions": versions()}
 
 
-def _device() -> dict[str, Any]:
+def device() -> dict[str, Any]:
     if not torch.cuda.is_available():
         return {"name": "cpu", "threads": torch.get_num_threads()}
     free, total = torch.cuda.mem_get_info()
@@ -33,5 +33,8 @@ def _device() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     return {"darkroom": __version__, "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+RECIPE = Recipe(run, exclusive=False)

@@ -18,7 +18,7 @@ from darkroom.models.editor import Conditioning, Editor, References
 from darkroom.models.presets import DEFAULT, Preset
 from darkroom.models.sight import PromptTooLong
 from darkroom.technique.sampling import sample
-from darkroom.workers.recipe import Desk, Progress, Work
+from darkroom.workers.recipe import Desk, Progress, Recipe, Work
 
 @dataclass(frozen=True)
 class Picture:
@@ -39,8 +39,8 @@ def run(job: ImageEdit, desk: Desk) -> Work:
     advise(job, preset, desk)
     seed = job.seed if job.seed >= 0 else secrets.randbelow(2**31)
     sources = decoded(job, desk)
+    editor = desk.editor("edit")
     with desk.clock.span("load"):
-        editor = desk.shelf.editor("edit")
         loras = gather_loras(job, preset, desk)
     yield Progress("encode", 0, 1)
     with desk.clock.span("encode"):
@@ -165,3 +165,6 @@ def finished(index: int, picture: Picture, pixels: Tensor, job: ImageEdit, desk:
     about = {"width": image.width, "height": image.height, "seed": picture.seed, "prompt": picture.prompt,
              "prompt_index": picture.prompt_index}
     return Artifact(f"image_{index:04d}.{job.output_format}", media_type, data, about)
+
+
+RECIPE = Recipe(run)

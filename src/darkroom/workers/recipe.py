@@ -9,6 +9,7 @@ from typing import Any
 
 from darkroom.artifacts import Artifact
 from darkroom.jobs import Limits
+from darkroom.models.editor import Editor
 from darkroom.models.shelf import Shelf
 from darkroom.timing import Clock
 
@@ -37,6 +38,14 @@ class Desk:
     clock: Clock = field(default_factory=Clock)
     warnings: list[str] = field(default_factory=list)
 
+    cold: bool = False
+
+    def editor(self, role: str) -> Editor:
+        """The role's editor; loading it counts as `load` and makes the job a cold one."""
+        self.cold = self.cold or not self.shelf.is_warm(role)
+        with self.clock.span("load"):
+            return self.shelf.editor(role)
+
     def warn(self, sentence: str) -> None:
         """Say something in the reply, once."""
         if sentence not in self.warnings:
@@ -46,5 +55,10 @@ class Desk:
 Work = Generator[Progress | Artifact, None, dict[str, Any]]
 """Yields between any two pieces of work that may be cancelled apart; returns the reply's own fields."""
 
-Recipe = Callable[[Any, Desk], Work]
-"""(job, desk) -> work."""
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a job type is run. exclusive: it needs the torch thread; the others answer beside a running job."""
+
+    start: Callable[[Any, Desk], Work]
+    exclusive: bool = True

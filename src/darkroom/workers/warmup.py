@@ -8,7 +8,7 @@ from darkroom.errors import InvalidInput
 from darkroom.jobs import Warmup
 from darkroom.models.editor import Editor
 from darkroom.technique.sampling import sample
-from darkroom.workers.recipe import Desk, Progress, Work
+from darkroom.workers.recipe import Desk, Progress, Recipe, Work
 
 STEPS = 2
 """One step would leave the CFG rescaling of a second, lower sigma unseen by kernels chosen per shape."""
@@ -22,8 +22,7 @@ def run(job: Warmup, desk: Desk) -> Work:
             raise InvalidInput(f"models: profile {desk.shelf.profile.name} has no {role} model", field="models")
     for index, role in enumerate(roles):
         yield Progress("warmup", index, len(roles))
-        with desk.clock.span("load"):
-            editor = desk.shelf.editor(role)
+        editor = desk.editor(role)
         with desk.clock.span("denoise"):
             exercise(editor)
     return {"status": "warm", **desk.shelf.report()}
@@ -39,3 +38,6 @@ def exercise(editor: Editor) -> None:
     for step in sample(editor.denoiser(conditioning, width, height, 4.0), noise, sigmas):
         latents = step.latents
     editor.decode(latents, width, height)
+
+
+RECIPE = Recipe(run)

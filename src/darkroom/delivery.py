@@ -1,0 +1,130 @@
+"""From a finished result to the caller: files and manifest into the store, then links or bytes into the reply.
+
+The reply is always built from the manifest, so that a repeated idempotency key is answered by the same code.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from darkroom.artifacts import Artifact
+from darkroom.errors import InvalidInput, ResultTooLarge
+from darkroom.storage import MissingKey, Store
+
+MANIFEST = "manifest.json"
+BASE64_GROWTH = 4 / 3
+Delivery = Literal["auto", "s3", "base64"]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How the caller wants the files: delivery, and for how many seconds links shall open."""
+
+    delivery: Delivery = "auto"
+    expires_seconds: int = 3600
+
+
+def folder_of(job_id: str) -> str:
+    """The job's folder in the store: its id, with everything but plain characters replaced."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", job_id)[:200]
+    return name or "job"
+
+
+def check_wish(wish: Wish, store: Store) -> None:
+    """Refuse before any work what this store cannot deliver. Raises InvalidInput."""
+    if wish.delivery == "s3" and not store.links:
+        raise InvalidInput(
+            "delivery: s3 needs a bucket, and this worker stores to a folder without links; use auto or base64, "
+            "or send s3Config", field="delivery"
+        )
+
+
+def store_files(store: Store, folder: str, artifacts: Sequence[Artifact]) -> None:
+    """Put every file under the job's folder. Raises UploadFailed."""
+    for artifact in artifacts:
+        store.put(f"{folder}/{artifact.name}", artifact.data, artifact.media_type)
+
+
+def store_manifest(store: Store, folder: str, manifest: dict[str, Any]) -> None:
+    """Put the manifest, last of all, so that its presence means that the result is whole. Raises UploadFailed."""
+    data = json.dumps(manifest, indent=2, sort_keys=True).encode()
+    store.put(f"{folder}/{MANIFEST}", data, "application/json")
+
+
+def load_manifest(store: Store, folder: str) -> dict[str, Any] | None:
+    """A stored manifest, or None. Raises FetchFailed."""
+    try:
+        manifest: dict[str, Any] = json.loads(store.get(f"{folder}/{MANIFEST}"))
+    except MissingKey:
+        return None
+    return manifest
+
+
+def reply(store: Store, manifest: dict[str, Any], wish: Wish, most_bytes: int) -> dict[str, Any]:
+    """The job's answer, at most `most_bytes` as JSON. Raises ResultTooLarge with the files' keys in the details."""
+    linked = store.links and wish.delivery != "base64"
+    warnings = list(manifest["warnings"])
+    if not linked and not _fits(manifest, most_bytes):
+        if not store.links:
+            raise _too_large(manifest, most_bytes)
+        warnings.append("the result is too large for base64 in a reply; it is answered with links")
+        linked = True
+    return _checked(_reply(store, manifest, wish, warnings, linked), manifest, most_bytes)
+
+
+def _reply(store: Store, manifest: dict[str, Any], wish: Wish, warnings: list[str], linked: bool) -> dict[str, Any]:
+    folder, expires = manifest["folder"], wish.expires_seconds
+    images = []
+    for entry in manifest["files"]:
+        if not entry["media_type"].startswith("image/") or "seed" not in entry:
+            continue
+        key = f"{folder}/{entry['name']}"
+        url = store.link(key, expires) if linked else data_uri(entry["media_type"], store.get(key))
+        about = {name: entry.get(name) for name in ("sha256", "width", "height", "seed", "prompt")}
+        images.append({"url": url, "key": key, **about, "expires_at": _expires_at(expires) if linked else None})
+    own = {name: value for name, value in manifest["reply"].items() if value not in ([], None)}
+    return {
+        **({"image_url": images[0]["url"], "images": images} if images else {}),
+        "manifest_url": store.link(f"{folder}/{MANIFEST}", expires) if store.links else None,
+        **own,
+        "warnings": warnings,
+        "timings": manifest["timings"],
+        "cost": manifest["cost"],
+    }
+
+
+def data_uri(media_type: str, data: bytes) -> str:
+    """The bytes as a data URI."""
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _fits(manifest: dict[str, Any], most_bytes: int) -> bool:
+    """Whether the pictures can stand in the reply; the first stands there twice (image_url)."""
+    sizes = [entry["bytes"] for entry in manifest["files"] if entry["media_type"].startswith("image/")]
+    return (sum(sizes) + (sizes[0] if sizes else 0)) * BASE64_GROWTH < most_bytes * 0.98
+
+
+def _checked(answer: dict[str, Any], manifest: dict[str, Any], most_bytes: int) -> dict[str, Any]:
+    # The SDK loses what is no JSON or too long with no more than a line in the log, so it is measured here.
+    if len(json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()) > most_bytes:
+        raise _too_large(manifest, most_bytes)
+    return answer
+
+
+def _too_large(manifest: dict[str, Any], most_bytes: int) -> ResultTooLarge:
+    keys = [f"{manifest['folder']}/{entry['name']}" for entry in manifest["files"]]
+    return ResultTooLarge(
+        f"the result is stored, but larger than the {most_bytes / 1e6:.1f} MB that a reply may have, and this worker's "
+        "store makes no links; use a bucket, fewer images, or webp",
+        details={"keys": keys[:100]},
+    )
+
+
+def _expires_at(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))

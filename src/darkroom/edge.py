@@ -1,0 +1,118 @@
+"""Where Darkroom touches the RunPod SDK: the handler, progress posts, fitness checks and a clean end on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from darkroom.progress import Send
+from darkroom.service import Service
+from darkroom.settings import Settings
+
+log = logging.getLogger(__name__)
+
+DRAIN_POLL_SECONDS = 0.05
+
+
+def set_up_logging(level: str) -> None:
+    """One line per event on stderr, where RunPod collects it."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+class Edge:
+    """The SDK's view of a Service."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._settings = service.settings
+        self._drain: asyncio.Task[None] | None = None
+        self._watching = False
+
+    def config(self) -> dict[str, Any]:
+        """What `runpod.serverless.start` is given."""
+        return {"handler": self.handler, "concurrency_modifier": self._watch_for_sigterm}
+
+    def register_fitness_checks(self) -> None:
+        """The worker takes jobs only once its store works and its models are loaded; a failure restarts it."""
+        from runpod.serverless.modules.rp_fitness import register_fitness_check
+
+        async def models_load() -> None:
+            await self._service.preload()
+
+        def store_works() -> None:
+            self._service.check()
+
+        register_fitness_check(store_works)
+        register_fitness_check(models_load)
+
+    async def handler(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """One job. CancelledError of a stopped job passes through, as the SDK wants it."""
+        return await self._service.handle(job, self._progress(job))
+
+    # -- progress -------------------------------------------------------------------------------
+
+    def _progress(self, job: Mapping[str, Any]) -> Send | None:
+        """Posts to the control plane; None where the SDK runs without one (--test_input, --rp_serve_api)."""
+        if self._settings.runpod_post_output is None:
+            return None
+
+        async def send(payload: dict[str, Any]) -> None:
+            from runpod.http_client import AsyncClientSession
+            from runpod.serverless.modules.rp_http import send_result
+
+            async with AsyncClientSession() as session:
+                await send_result(session, {"status": "IN_PROGRESS", "output": payload}, dict(job))
+
+        return send
+
+    # -- SIGTERM --------------------------------------------------------------------------------
+
+    def _watch_for_sigterm(self, concurrency: int) -> int:
+        """Called by the SDK in its event loop before each take: the first moment its own signal handler is in place.
+
+        The SDK stops taking jobs on SIGTERM, but a poll already open lasts up to 90 seconds more, and a job that
+        it brings is never run. So the process ends as soon as the running jobs have been answered.
+        """
+        if not self._watching:
+            self._watching = True
+            inherited = signal.getsignal(signal.SIGTERM)
+            loop = asyncio.get_running_loop()
+
+            def stop() -> None:
+                if callable(inherited):
+                    inherited(signal.SIGTERM, None)
+                self._drain = self._drain or loop.create_task(self._leave())
+
+            loop.add_signal_handler(signal.SIGTERM, stop)
+        return concurrency
+
+    async def _leave(self) -> None:
+        from runpod.serverless.modules.worker_state import JobsProgress
+
+        log.info("SIGTERM: finishing %d running jobs, taking no more", self._service.active)
+        while self._service.active or JobsProgress().get_job_count():
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        log.info("drained")
+        raise SystemExit(0)
+
+
+def start(settings: Settings) -> None:
+    """Run the worker loop, or the SDK's own --test_input and --rp_serve_api modes."""
+    import runpod
+    from runpod.serverless.modules.rp_logger import RunPodLogger
+
+    set_up_logging(settings.log_level)
+    RunPodLogger().set_level(sdk_level(settings.log_level))
+    edge = Edge(Service(settings))
+    edge.register_fitness_checks()
+    runpod.serverless.start(edge.config())
+
+
+def sdk_level(level: str) -> str:
+    """The SDK's name for a level: never DEBUG, at which it prints whole results and job addresses with their keys."""
+    return {"DEBUG": "INFO", "WARNING": "WARN"}.get(level, level)
+

@@ -1,0 +1,67 @@
+"""Progress towards the caller: throttled, in order, and never after the final result."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+POST_SECONDS = 5.0
+"""A control plane that does not take an update within this time misses it; the job is not held up for it."""
+
+
+class ProgressFeed:
+    """Sends the newest update at most every `interval` seconds, one post at a time.
+
+    The SDK's own `progress_update` posts from a thread of its own per update, so that updates can overtake each
+    other and the result; here every post is awaited, and `close` returns only when none is on its way.
+    """
+
+    def __init__(self, send: Send | None, interval: float) -> None:
+        self._send, self._interval = send, interval
+        self._latest: dict[str, Any] | None = None
+        self._news = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.create_task(self._pump()) if send else None
+
+    def update(self, payload: dict[str, Any]) -> None:
+        """Replace what will be sent next; may be called from any thread."""
+        if self._send is not None:
+            self._loop.call_soon_threadsafe(self._set, payload)
+
+    async def close(self) -> None:
+        """Drop what has not been sent and wait for the post on its way."""
+        self._closing.set()
+        self._news.set()
+        if self._task is not None:
+            await self._task
+
+    def _set(self, payload: dict[str, Any]) -> None:
+        self._latest = payload
+        self._news.set()
+
+    async def _pump(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._closing.is_set():
+                return
+            payload, self._latest = self._latest, None
+            if payload is not None:
+                await self._post(payload)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), self._interval)
+
+    async def _post(self, payload: dict[str, Any]) -> None:
+        assert self._send is not None
+        try:
+            await asyncio.wait_for(self._send(payload), POST_SECONDS)
+        except (TimeoutError, OSError) as error:
+            log.warning("a progress update was not taken: %s", type(error).__name__)

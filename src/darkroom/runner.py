@@ -1,0 +1,133 @@
+"""The one thread that runs torch, and how a job's work is driven on it: cancel, time limit, error translation."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from darkroom.artifacts import Artifact
+from darkroom.errors import Cancelled, DarkroomError, GpuFault, Internal, OutOfMemory, TimedOut
+from darkroom.workers.recipe import Progress, Work
+
+GPU_FAULT_SIGNS = ("CUDA error", "device-side assert", "CUBLAS_STATUS", "CUDNN_STATUS", "unspecified launch failure",
+                   "illegal memory access", "uncorrectable ECC", "NVML")
+OOM_BEFORE_REFRESH = 2
+"""So many jobs in a row without memory mean that the memory is lost to fragments or a leak, not to the jobs."""
+
+
+class Runner:
+    """Runs one job's work at a time on one dedicated thread; the event loop stays free to hear stop signals."""
+
+    def __init__(self, job_seconds: float) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
+        self._job_seconds = job_seconds
+        self._out_of_memory_in_a_row = 0
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """Run `function` on the torch thread and wait until it has really come back, cancelled or not."""
+        future = asyncio.get_running_loop().run_in_executor(self._thread, function)
+        return await _settled(future, threading.Event())
+
+    async def run(
+        self, start: Callable[[], Work], on_artifact: Callable[[Artifact], None], on_progress: Callable[[Progress], None]
+    ) -> dict[str, Any]:
+        """Drive a recipe to its end and return its own fields.
+
+        The callbacks run on the torch thread. Between any two yields the work is dropped when the surrounding
+        task has been cancelled or the time is up. Raises CancelledError only after the thread is free again,
+        otherwise a DarkroomError whatever went wrong.
+        """
+        stop = threading.Event()
+
+        def drive() -> dict[str, Any]:
+            try:
+                fields = self._drive(start, on_artifact, on_progress, stop)
+                self._out_of_memory_in_a_row = 0
+                return fields
+            except Exception as error:  # the only broad except: every fault of a recipe becomes a code here
+                raise self._translated(error) from error
+
+        future = asyncio.get_running_loop().run_in_executor(self._thread, drive)
+        result: dict[str, Any] = await _settled(future, stop)
+        return result
+
+    def close(self) -> None:
+        """Wait for the running job and let the thread go."""
+        self._thread.shutdown(wait=True)
+
+    def _drive(
+        self,
+        start: Callable[[], Work],
+        on_artifact: Callable[[Artifact], None],
+        on_progress: Callable[[Progress], None],
+        stop: threading.Event,
+    ) -> dict[str, Any]:
+        deadline = time.monotonic() + self._job_seconds
+        if stop.is_set():
+            raise Cancelled("the job was cancelled before it began")
+        work = start()
+        try:
+            while True:
+                event = next(work)
+                if stop.is_set():
+                    raise Cancelled("the job was cancelled")
+                if time.monotonic() > deadline:
+                    raise TimedOut(f"the job ran longer than {self._job_seconds:g} seconds")
+                (on_artifact if isinstance(event, Artifact) else on_progress)(event)  # type: ignore[operator]
+        except StopIteration as end:
+            return dict(end.value)
+        finally:
+            work.close()
+
+    def _translated(self, error: Exception) -> DarkroomError:
+        if _is_out_of_memory(error):
+            return self._out_of_memory()
+        if isinstance(error, DarkroomError):
+            return error
+        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in GPU_FAULT_SIGNS):
+            return GpuFault("the GPU reported a fault; the job can be retried on another worker")
+        return Internal("something went wrong inside Darkroom; the worker's log has the details under this job's id")
+
+    def _out_of_memory(self) -> OutOfMemory:
+        self._out_of_memory_in_a_row += 1
+        error = OutOfMemory("this job does not fit the device's memory; ask for a smaller size or fewer images")
+        if self._out_of_memory_in_a_row >= OOM_BEFORE_REFRESH:
+            error.refresh_worker = True  # type: ignore[misc]
+        _empty_cache()
+        return error
+
+
+async def _settled(future: asyncio.Future[Any], stop: threading.Event) -> Any:
+    """Wait for the thread. A cancellation is passed on as `stop` and raised only when the thread is free again."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        stop.set()
+        while not future.done():
+            try:
+                await asyncio.shield(asyncio.wait([future]))
+            except asyncio.CancelledError:
+                continue
+        if not future.cancelled():
+            future.exception()  # looked at, so that asyncio does not report it as forgotten
+        raise
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def _empty_cache() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,256 @@
+"""One job from request to reply: parse, fetch, run, store, answer. The only room where rooms meet."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from darkroom import delivery, fetch
+from darkroom.artifacts import Artifact
+from darkroom.errors import DarkroomError, Internal, InvalidInput, UploadFailed
+from darkroom.jobs import Limits, S3Config, parse, redacted
+from darkroom.models.shelf import Shelf, default_budget, read_card
+from darkroom.models.specs import resolve
+from darkroom.progress import ProgressFeed, Send
+from darkroom.runner import Runner
+from darkroom.settings import Settings
+from darkroom.spool import Kept, Spool
+from darkroom.storage import MissingKey, Store, open_store, store_of
+from darkroom.ticket import Ticket
+from darkroom.timing import cost, usd_per_second
+from darkroom.workers import Desk, Progress, Recipe, Work, recipe
+from darkroom.workers.health import device, versions
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+PHASES = ("queue", "load", "fetch", "encode", "denoise", "decode", "upload")
+IO_THREADS = 8
+
+
+class Service:
+    """The worker behind the handler. Made once per process; `handle` may run for several jobs at once.
+
+    The torch thread takes one job at a time; fetching and storing of others goes on beside it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        card = read_card()
+        self.profile = resolve(settings, card)
+        self.shelf = Shelf(self.profile, default_budget(self.profile, card, settings.memory_budget_gib))
+        self.limits = limits_of(settings, self.profile.max_side)
+        self.store = open_store(settings)
+        self.active = 0
+        self._runner = Runner(settings.job_seconds)
+        self._spool = Spool(settings.spool)
+        self._io = ThreadPoolExecutor(max_workers=IO_THREADS, thread_name_prefix="io")
+        self._keys: dict[str, asyncio.Lock] = {}
+        self._jobs_run = 0
+
+    async def preload(self) -> None:
+        """Load the models of DARKROOM_PRELOAD. Raises ModelNotReady."""
+        for role in self.settings.preload:
+            if role in self.profile.models:
+                await self._runner.call(partial(self.shelf.editor, role))
+
+    def check(self) -> None:
+        """Fitness: the store takes a file and gives it back. Raises UploadFailed or FetchFailed."""
+        self.store.check()
+
+    async def handle(self, raw: Mapping[str, Any], send: Send | None = None) -> dict[str, Any]:
+        """Answer one RunPod job: the reply, or the failure with its code. CancelledError passes through.
+
+        raw: the job as RunPod hands it over (id, input, s3Config). send: where progress updates go, if anywhere.
+        """
+        job_id = str(raw.get("id") or f"local-{secrets.token_hex(8)}")
+        self.active += 1
+        try:
+            return await self._answer(job_id, raw, send)
+        except DarkroomError as error:
+            log.warning("job %s: %s: %s", job_id, error.code, error.message, exc_info=error.__cause__)
+            return error.reply()
+        except Exception:  # the last door: what nobody foresaw must not reach a caller as a traceback
+            log.exception("job %s: unforeseen", job_id)
+            return Internal("something went wrong inside Darkroom; the worker's log has the details").reply()
+        finally:
+            self.active -= 1
+
+    # -- from request to reply ------------------------------------------------------------------
+
+    async def _answer(self, job_id: str, raw: Mapping[str, Any], send: Send | None) -> dict[str, Any]:
+        job = parse(raw.get("input"), self.limits)
+        ticket = Ticket(job_id, job, await self._store_for(raw), redacted(dict(raw["input"])))
+        delivery.check_wish(ticket.wish, ticket.store)
+        run = recipe(job.type)
+        if not run.exclusive:
+            return await self._in_io(lambda: last_value(run.start(job, self._desk(ticket, {}))))
+        if job.idempotency_key is None:
+            return await self._work(ticket, run, send)
+        async with self._keys.setdefault(job.idempotency_key, asyncio.Lock()):
+            known = await self._in_io(lambda: self._known(ticket))
+            return await self._work(ticket, run, send) if known is None else known
+
+    async def _work(self, ticket: Ticket, run: Recipe, send: Send | None) -> dict[str, Any]:
+        """Make the result, or take the one that an earlier try could not store; store it and build the reply."""
+        kept = await self._in_io(lambda: self._spool.find(ticket.spool_name, ticket.request_hash))
+        if kept is None:
+            kept = await self._make(ticket, run, send)
+        else:
+            ticket.warnings.append("made by an earlier try of this job, whose result could not be stored then")
+        if not kept.artifacts:
+            return {**kept.fields, "warnings": ticket.warnings, "timings": self._timings(ticket)}
+        return await self._in_io(lambda: self._store_and_reply(ticket, kept))
+
+    async def _make(self, ticket: Ticket, run: Recipe, send: Send | None) -> Kept:
+        """Fetch the sources and run the recipe. Nothing is stored yet: a failing job leaves nothing behind."""
+        with ticket.clock.span("fetch"):
+            files = await self._in_io(lambda: self._fetch(ticket))
+        desk, artifacts, started = self._desk(ticket, files), list[Artifact](), list[float]()
+        feed, asked = ProgressFeed(send, self.settings.progress_seconds), time.perf_counter()
+
+        def start() -> Work:
+            started.append(time.perf_counter())
+            ticket.clock.add("queue", started[0] - asked)
+            return run.start(ticket.job, desk)
+
+        def tell(progress: Progress) -> None:
+            feed.update({"stage": progress.stage, "done": progress.done, "total": progress.total})
+
+        try:
+            fields = await self._runner.run(start, artifacts.append, tell)
+        finally:
+            await feed.close()
+        ticket.gpu_seconds = time.perf_counter() - started[0]
+        ticket.cold = desk.cold or self._jobs_run == 0
+        self._jobs_run += 1
+        return Kept(sorted(artifacts, key=lambda artifact: artifact.name), fields)
+
+    def _store_and_reply(self, ticket: Ticket, kept: Kept) -> dict[str, Any]:
+        """Files, manifest and idempotency record into the store, in this order. Keeps the result where that fails."""
+        try:
+            with ticket.clock.span("upload"):
+                delivery.store_files(ticket.store, ticket.folder, kept.artifacts)
+            manifest = self._manifest(ticket, kept)
+            delivery.store_manifest(ticket.store, ticket.folder, manifest)
+            self._remember(ticket)
+        except UploadFailed as error:
+            self._spool.keep(ticket.spool_name, ticket.request_hash, kept.artifacts, kept.fields)
+            raise UploadFailed(f"{error.message}; the result is kept on this worker and goes out when the job is "
+                               "retried here", details=error.details) from error
+        self._spool.drop(ticket.spool_name)
+        return delivery.reply(ticket.store, manifest, ticket.wish, self._most_bytes)
+
+    # -- idempotency ----------------------------------------------------------------------------
+
+    def _known(self, ticket: Ticket) -> dict[str, Any] | None:
+        """The reply to an earlier job with this key, from its stored manifest. Raises InvalidInput for another request."""
+        try:
+            record = json.loads(ticket.store.get(f"idempotency/{ticket.job.idempotency_key}.json"))
+        except MissingKey:
+            return None
+        if record["request_sha256"] != ticket.request_hash:
+            raise InvalidInput(
+                "idempotency_key was used before with another request; take a new key", field="idempotency_key"
+            )
+        manifest = delivery.load_manifest(ticket.store, record["folder"])
+        if manifest is None:
+            return None
+        return delivery.reply(ticket.store, manifest, ticket.wish, self._most_bytes)
+
+    def _remember(self, ticket: Ticket) -> None:
+        if ticket.job.idempotency_key is not None:
+            record = {"request_sha256": ticket.request_hash, "folder": ticket.folder}
+            name = f"idempotency/{ticket.job.idempotency_key}.json"
+            ticket.store.put(name, json.dumps(record).encode(), "application/json")
+
+    # -- pieces ---------------------------------------------------------------------------------
+
+    async def _store_for(self, raw: Mapping[str, Any]) -> Store:
+        """The job's own bucket where it brought one, else the worker's store."""
+        own = S3Config.parse(raw.get("s3Config"))
+        if own is None:
+            return self.store
+        private = self.settings.allow_private_urls
+        await self._in_io(
+            lambda: fetch.check_public(own.endpointUrl, "s3Config.endpointUrl", allow_private=private)
+        )
+        return store_of(
+            self.settings,
+            endpoint_url=own.endpointUrl,
+            access_key=own.accessId.get_secret_value(),
+            secret=own.accessSecret.get_secret_value(),
+            bucket=own.bucketName,
+        )
+
+    def _fetch(self, ticket: Ticket) -> dict[str, bytes]:
+        """Pictures within the picture limit, and LoRAs that come by address within the LoRA limit."""
+        private = self.settings.allow_private_urls
+        files = fetch.fetch_all(ticket.job.sources(), self.limits, ticket.store, allow_private=private)
+        weights = ticket.job.weight_sources()
+        if weights:
+            limits = self.limits.model_copy(update={
+                "max_source_bytes": int(self.settings.max_lora_mib * 2**20),
+                "fetch_seconds": self.settings.fetch_lora_seconds,
+            })
+            files |= fetch.fetch_all(weights, limits, ticket.store, allow_private=private)
+        return files
+
+    def _desk(self, ticket: Ticket, files: Mapping[str, bytes]) -> Desk:
+        return Desk(self.shelf, self.limits, files, self.settings.lora_dir, ticket.clock, ticket.warnings)
+
+    def _manifest(self, ticket: Ticket, kept: Kept) -> dict[str, Any]:
+        gpu = self.settings.gpu_name or device()["name"]
+        price = self.settings.gpu_usd_per_second or usd_per_second(gpu)
+        return {
+            "darkroom_manifest": 1,
+            "job_id": ticket.job_id,
+            "folder": ticket.folder,
+            "created_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "request": ticket.request,
+            "request_sha256": ticket.request_hash,
+            "reply": kept.fields,
+            "files": [artifact.entry() for artifact in kept.artifacts],
+            "warnings": ticket.warnings,
+            "timings": self._timings(ticket),
+            "cost": cost(gpu, ticket.gpu_seconds, price),
+            "versions": versions(),
+        }
+
+    def _timings(self, ticket: Ticket) -> dict[str, Any]:
+        return {"cold": ticket.cold, **ticket.clock.report(*PHASES)}
+
+    @property
+    def _most_bytes(self) -> int:
+        return int(self.settings.max_result_mb * 1e6)
+
+    async def _in_io(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._io, function)
+
+
+def last_value(work: Work) -> dict[str, Any]:
+    """Run work that makes no files to its end."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return dict(end.value)
+
+
+def limits_of(settings: Settings, profile_max_side: int) -> Limits:
+    """What a job may ask for on this worker."""
+    same = ("max_steps", "max_prompts", "max_prompt_chars", "max_images_per_prompt", "max_loras", "max_cells",
+            "max_frames", "fetch_seconds")
+    return Limits(
+        **{name: getattr(settings, name) for name in same},
+        max_side=settings.max_side or profile_max_side,
+        max_source_bytes=int(settings.max_source_mib * 2**20),
+        max_source_pixels=int(settings.max_source_megapixels * 1e6),
+    )

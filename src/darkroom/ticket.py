@@ -1,0 +1,39 @@
+"""One job on its way through the service: who asked for what, where it goes, and how long it took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from darkroom.delivery import Wish, folder_of
+from darkroom.jobs import JobInput
+from darkroom.storage import Store
+from darkroom.timing import Clock
+
+
+@dataclass
+class Ticket:
+    """request: what was asked, as it may be written down. cold: the job paid for loading or is the worker's first."""
+
+    job_id: str
+    job: JobInput
+    store: Store
+    request: dict[str, Any]
+    clock: Clock = field(default_factory=Clock)
+    gpu_seconds: float = 0.0
+    cold: bool = False
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.request_hash = self.job.request_hash()
+        self.folder = folder_of(self.job_id)
+
+    @property
+    def spool_name(self) -> str:
+        """A retry finds a kept result by its idempotency key, or else by its job id."""
+        return f"key {self.job.idempotency_key}" if self.job.idempotency_key else f"job {self.job_id}"
+
+    @property
+    def wish(self) -> Wish:
+        """How the caller wants the files."""
+        return Wish(getattr(self.job, "delivery", "auto"), getattr(self.job, "expires_seconds", 3600))
