@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from fnmatch import fnmatch
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 from darkroom.jobs import Limits, parse
 from darkroom.settings import Settings
+from tests.test_rooms import uses
 
 ROOT = Path(__file__).parents[1]
 PINS = ["requirements.txt", "requirements-dev.txt"]
@@ -246,6 +250,20 @@ def test_the_pins_meet_the_direct_dependencies(name: str, extras: list[str], pyt
 
 def test_development_has_the_versions_of_production() -> None:
     assert {str(pin) for pin in pinned("requirements.txt")} <= {str(pin) for pin in pinned("requirements-dev.txt")}
+
+
+def test_what_the_code_imports_is_declared() -> None:
+    """Not left to what another package happens to bring along."""
+    declared = {canonicalize_name(Requirement(line).name) for line in project()["dependencies"]}
+    # Built into the declared package of the other name, or a dependency that its owner shows in its interface.
+    shown = {"pydantic-core": "pydantic", "botocore": "boto3", "urllib3": "requests", "starlette": "fastapi"}
+    shown |= {"tokenizers": "transformers", "huggingface-hub": "diffusers", "mypy-boto3-s3": "boto3"}
+    homes = packages_distributions()
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        names = {use.name.split(".")[0] for use in uses(ast.parse(path.read_text()), "") if use.kind == "import"}
+        for name in sorted(names - sys.stdlib_module_names - {"darkroom", ""}):
+            packages = {canonicalize_name(home) for home in homes.get(name, [name])}
+            assert {shown.get(package, package) for package in packages} & declared, f"{path.name} imports {name}"
 
 
 def test_the_promised_packages_are_there() -> None:

@@ -22,7 +22,8 @@ SOURCE = ROOT / "src"
 # Room -> the rooms it may import. Its own room and `errors` are open to all; a dotted entry opens one module of a
 # room; rooms that are not listed may import none.
 ARROWS = {
-    "handler": "service settings",
+    "handler": "edge service settings",
+    "edge": "service progress settings",  # what the SDK needs of the service and the other way round
     # The only room where rooms meet; models.specs for the limits that belong to a profile.
     "service": "jobs workers models.shelf models.specs artifacts storage fetch timing settings "
     "ticket runner progress delivery spool",
@@ -67,8 +68,8 @@ NEVER: dict[str, tuple[set[str], str]] = {
 ONLY: dict[str, tuple[set[str], str]] = {
     "boto3": ({"storage"}, "one room talks to S3"),
     "botocore": ({"storage"}, "one room talks to S3"),
-    "runpod": ({"handler", "service", "late:client"}, "the SDK stays at the edges; the client starts without it"),
-    "runpod.serverless.utils.rp_ssrf": ({"handler", "service", "fetch"}, "fetch keeps to the SDK's guarded sockets"),
+    "runpod": ({"handler", "edge", "late:client"}, "the SDK stays at the edges; the client starts without it"),
+    "runpod.serverless.utils.rp_ssrf": ({"handler", "edge", "fetch"}, "fetch keeps to the SDK's guarded sockets"),
     "lpips": ({"models"}, "the perceptual models are weights"),
     # The pocket room builds, trains and judges a family of its own; it reads back what it has written.
     ".from_pretrained": ({"models", "pocket"}, "one room loads weights"),
@@ -260,6 +261,7 @@ def test_every_room_has_a_line_in_the_tables() -> None:
         ("darkroom.workers.image_edit", "AutoModel.from_pretrained('x')", "one room loads weights"),
         ("darkroom.service", "build().parts[0].from_pretrained('x')", "one room loads weights"),
         ("darkroom.fetch", "import runpod", "runpod belongs to"),
+        ("darkroom.service", "def f():\n    import runpod", "runpod belongs to"),
         ("darkroom.client.sync", "import runpod", "runpod belongs late to"),
         ("darkroom.models.shelf", "import os\nos.environ['HF_HOME']", "settings are read once"),
         ("darkroom.models.shelf", "from os import environ", "settings are read once"),
@@ -276,7 +278,7 @@ def test_a_planted_violation_is_caught(module: str, source: str, rule: str, monk
     ("module", "source"),
     [
         ("darkroom.service", "from darkroom.models import shelf\nfrom darkroom.models.shelf import Shelf"),
-        ("darkroom.service", "def f():\n    import runpod"),
+        ("darkroom.edge", "import runpod\nfrom darkroom.service import Service"),
         ("darkroom.fetch", "from runpod.serverless.utils.rp_ssrf import guard\nfrom darkroom.jobs import Limits"),
         ("darkroom.client.sync", "def f():\n    import runpod"),
         ("darkroom.workers", "TABLE = {'image_edit': 'darkroom.workers.image_edit:run'}"),
