@@ -60,3 +60,29 @@ def intact(folder: Path, files: list[dict[str, Any]]) -> bool:
 
 def _same(path: Path, sha256: str) -> bool:
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+
+
+def destinations(reply: EditReply, out: Path | None, first_image: str) -> list[Path]:
+    """A path for each picture: `out` itself, numbered where there are several, or names inside the folder `out`.
+
+    Without `out` the name follows the first input and never that of a file that exists.
+    Raises DownloadFailed for a reply without pictures.
+    """
+    if not reply.images:
+        raise DownloadFailed("the reply holds no picture")
+    if out is not None and not (out.is_dir() or not out.suffix):
+        return _numbered(out.with_suffix(""), [out.suffix] * len(reply.images))
+    stem = "picture" if first_image.startswith("data:") else Path(first_image.partition("?")[0]).stem or "picture"
+    folder = out or Path()
+    suffixes = [suffix(picture) for picture in reply.images]
+    paths, tries = _numbered(folder / f"{stem}-edited", suffixes), 1
+    while any(path.exists() for path in paths):
+        tries += 1
+        paths = _numbered(folder / f"{stem}-edited-{tries}", suffixes)
+    return paths
+
+
+def _numbered(base: Path, suffixes: list[str]) -> list[Path]:
+    if len(suffixes) == 1:
+        return [base.with_name(base.name + suffixes[0])]
+    return [base.with_name(f"{base.name}_{number}{end}") for number, end in enumerate(suffixes, 1)]

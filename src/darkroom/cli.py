@@ -1,0 +1,36 @@
+"""`darkroom …`: one command per use; each command's file is imported when it runs, so that --help is quick."""
+
+from __future__ import annotations
+
+import typer
+
+from darkroom.cli_batch import batch
+from darkroom.cli_edit import edit
+from darkroom.cli_endpoint import endpoint
+
+EPILOG = (
+    "Exit codes: 0 all good · 1 a job or check failed · 2 wrong usage · 3 endpoint unreachable or key refused · "
+    "130 interrupted."
+)
+
+app = typer.Typer(
+    name="darkroom",
+    help="Edit pictures by instruction with the Qwen-Image-Edit family, on RunPod or on this machine.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(edit)
+app.command()(batch)
+app.command()(endpoint)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
