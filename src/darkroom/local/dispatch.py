@@ -103,7 +103,6 @@ class Dispatch:
         seat.heard_at = now
         if seat.booting:
             seat.booting = False
-            seat.idle_since = now
             self.roster.unhealthy = 0
             self.changed.set()
         if not busy:
@@ -113,10 +112,14 @@ class Dispatch:
             return []
         poll = Poll(seat, count)
         self._polls.append(poll)
+        seat.polling = True
+        if not seat.held and seat.idle_since is None:
+            seat.idle_since = now
         self._hand_out()
         await asyncio.wait({poll.answer}, timeout=seconds)
         if poll in self._polls:
             self._polls.remove(poll)
+        seat.polling = False
         return poll.answer.result() if poll.answer.done() else []
 
     async def stops(self, seat: Seat, seconds: float) -> list[str]:

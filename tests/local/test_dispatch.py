@@ -1,0 +1,156 @@
+"""Jobs meet workers: promptly, once, and never a worker that must leave."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from darkroom.local import dispatch as dispatch_module
+from darkroom.local.dispatch import Dispatch
+from darkroom.local.job import NewJob, Outcome
+from darkroom.local.queue import JobQueue
+from darkroom.local.roster import Roster
+
+DONE = Outcome("COMPLETED", output="1")
+
+
+def new(id: str, **changes: object) -> NewJob:
+    fields = {"input": "{}", "execution_timeout": 60.0, "ttl": 600.0, "keep": 60.0, **changes}
+    return NewJob(id=id, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def dispatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dispatch_module, "STOP_AFTER_TAKE_SECONDS", 0.1)
+    monkeypatch.setattr(dispatch_module, "LEAVING_POLL_SECONDS", 0.01)
+    queue = JobQueue(tmp_path / "queue.sqlite", max_attempts=2)
+    yield Dispatch(queue, Roster())
+    queue.close()
+
+
+async def test_an_open_poll_is_answered_when_a_job_arrives(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    poll = asyncio.create_task(dispatch.take(seat, 1, busy=False, seconds=5))
+    await asyncio.sleep(0.01)
+    started = time.perf_counter()
+    dispatch.submit(new("a"))
+    [work] = await poll
+    assert (work.job.id, work.job.worker) == ("a", "w")
+    assert time.perf_counter() - started < 0.1
+
+
+async def test_a_poll_without_a_job_returns_empty_handed(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    assert await dispatch.take(seat, 1, busy=False, seconds=0.01) == []
+    dispatch.submit(new("a"))
+    assert dispatch.queue.get("a").status == "IN_QUEUE", "an expired poll gets no job"
+
+
+async def test_a_leaving_worker_gets_nothing_and_its_polls_return_at_once(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    polls = asyncio.gather(dispatch.take(seat, 1, busy=False, seconds=5), dispatch.stops(seat, 5))
+    await asyncio.sleep(0.01)
+    started = time.perf_counter()
+    dispatch.dismiss(seat)
+    assert await polls == [[], []]
+    assert time.perf_counter() - started < 0.2
+    dispatch.submit(new("a"))
+    assert await dispatch.take(seat, 1, busy=False, seconds=5) == []
+
+
+async def test_a_batch_takes_several(dispatch: Dispatch) -> None:
+    for number in range(5):
+        dispatch.submit(new(f"job{number}"))
+    works = await dispatch.take(dispatch.roster.join("w"), 3, busy=False, seconds=1)
+    assert [work.job.id for work in works] == ["job0", "job1", "job2"]
+
+
+async def test_a_waiting_client_hears_of_the_end(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    dispatch.submit(new("a"))
+    await dispatch.take(seat, 1, busy=False, seconds=1)
+    waiting = asyncio.create_task(dispatch.ended("a", 5))
+    await asyncio.sleep(0.01)
+    dispatch.finish(seat, "a", DONE)
+    assert (await waiting).status == "COMPLETED"
+    assert (await dispatch.ended("a", 5)).status == "COMPLETED"
+    assert await dispatch.ended("unknown", 5) is None
+
+
+async def test_a_waiting_client_is_answered_when_its_time_is_over(dispatch: Dispatch) -> None:
+    dispatch.submit(new("a"))
+    assert (await dispatch.ended("a", 0.01)).status == "IN_QUEUE"
+
+
+async def test_a_stop_is_told_once_and_not_before_the_worker_can_have_begun(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    dispatch.submit(new("a"))
+    await dispatch.take(seat, 1, busy=False, seconds=1)
+    stops = asyncio.create_task(dispatch.stops(seat, 5))
+    taken = time.perf_counter()
+    await asyncio.sleep(0)
+    assert dispatch.cancel("a")
+    assert await stops == ["a"]
+    assert time.perf_counter() - taken >= 0.09
+    assert await dispatch.stops(seat, 0.01) == []
+    assert not dispatch.cancel("a")
+
+
+async def test_a_result_that_never_came_fails_its_job(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    dispatch.submit(new("a"))
+    await dispatch.take(seat, 1, busy=False, seconds=1)
+    await dispatch.take(seat, 1, busy=True, seconds=0.01)
+    assert dispatch.queue.get("a").status == "IN_PROGRESS"
+    await dispatch.take(seat, 1, busy=False, seconds=0.01)
+    failed = dispatch.queue.get("a")
+    assert (failed.status, "result never arrived" in failed.error) == ("FAILED", True)
+
+
+async def test_the_end_of_a_cancelled_job_frees_its_worker(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    dispatch.submit(new("a"))
+    await dispatch.take(seat, 1, busy=False, seconds=1)
+    dispatch.cancel("a")
+    assert set(seat.held) == {"a"}
+    await dispatch.take(seat, 1, busy=False, seconds=0.01)
+    assert not seat.held
+    assert dispatch.queue.get("a").status == "CANCELLED"
+
+
+async def test_a_dead_workers_job_goes_to_a_worker_that_waits(dispatch: Dispatch) -> None:
+    first, second = dispatch.roster.join("first"), dispatch.roster.join("second")
+    dispatch.submit(new("a"))
+    await dispatch.take(first, 1, busy=False, seconds=1)
+    poll = asyncio.create_task(dispatch.take(second, 1, busy=False, seconds=5))
+    await asyncio.sleep(0.01)
+    dispatch.bury("first")
+    [work] = await poll
+    assert work.job.worker == "second"
+    assert not dispatch.finish(first, "a", DONE)
+    assert dispatch.finish(second, "a", DONE)
+
+
+async def test_the_worker_that_asked_last_goes_first(dispatch: Dispatch) -> None:
+    seats = [dispatch.roster.join(name) for name in ("old", "new")]
+    polls = []
+    for seat in seats:
+        polls.append(asyncio.create_task(dispatch.take(seat, 1, busy=False, seconds=0.1)))
+        await asyncio.sleep(0.01)
+    dispatch.submit(new("a"))
+    assert [len(await poll) for poll in polls] == [0, 1]
+
+
+async def test_closing_answers_everyone(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    dispatch.submit(new("low", low_priority=True))
+    taken = await dispatch.take(seat, 1, busy=False, seconds=1)
+    waits = asyncio.gather(dispatch.take(seat, 1, busy=True, seconds=9), dispatch.stops(seat, 9),
+                           dispatch.ended("low", 9))
+    await asyncio.sleep(0.01)
+    dispatch.close()
+    polled, stops, job = await asyncio.wait_for(waits, 1)
+    assert (len(taken), polled, stops, job.status) == (1, [], [], "IN_PROGRESS")
