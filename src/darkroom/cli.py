@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from darkroom.cli_batch import batch
+from darkroom.cli_bench import bench
 from darkroom.cli_edit import edit
 from darkroom.cli_endpoint import endpoint
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(edit)
 app.command()(batch)
 app.command()(endpoint)
+app.command()(bench)
 
 
 def main() -> None:

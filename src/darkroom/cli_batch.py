@@ -43,11 +43,11 @@ def batch(
     """
     with told():
         key = own_key(endpoint, api_key, runpod_api_key)
-        code = _batch(jobs, out, _defaults(prompt, settings or []), in_flight, retry_failed, endpoint, key)
+        code = _batch(jobs, out, defaults_of(prompt, settings or []), in_flight, retry_failed, endpoint, key)
     raise typer.Exit(code)
 
 
-def _defaults(prompt: str | None, settings: list[str]) -> dict[str, Any]:
+def defaults_of(prompt: str | None, settings: list[str]) -> dict[str, Any]:
     """Raises ValueError naming the field."""
     from darkroom.client.batch.fields import FIELDS, parse_text, unknown
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from darkroom.cli_options import told
+from darkroom.cli_options import SOME_FAILED, fail, told
 
 
 def endpoint(
@@ -34,13 +34,15 @@ def endpoint(
             raise FileNotFoundError(f"there is no worker at {handler}; run this in the project's folder, or --handler")
         from pydantic import SecretStr
 
-        from darkroom.local import EndpointConfig, serve
+        from darkroom.local import CannotStart, EndpointConfig, serve
 
-        serve(
-            EndpointConfig(
-                command=(sys.executable, str(handler.resolve())), host=host, port=port, workers_max=workers,
-                workers_min=workers_min, idle_timeout_seconds=idle_timeout,
-                execution_timeout_seconds=execution_timeout, store=store, data=data, public_url=public_url,
-                api_key=SecretStr(api_key) if api_key else None,
-            )
+        config = EndpointConfig(
+            command=(sys.executable, str(handler.resolve())), host=host, port=port, workers_max=workers,
+            workers_min=workers_min, idle_timeout_seconds=idle_timeout, public_url=public_url,
+            execution_timeout_seconds=execution_timeout, store=store, data=data,
+            api_key=SecretStr(api_key) if api_key else None,
         )
+        try:
+            serve(config, ready=lambda address: typer.echo(f"{address}/v2/{config.endpoint_id}"))
+        except CannotStart as error:
+            raise fail(str(error), SOME_FAILED) from None

@@ -56,5 +56,5 @@ def steps_of(output: Any) -> tuple[int | None, int | None]:
     """(steps done, steps in all) as far as the worker tells them."""
     if not isinstance(output, dict):
         return None, None
-    step, steps = output.get("step"), output.get("steps", output.get("total"))
+    step, steps = output.get("done"), output.get("total")
     return (step if isinstance(step, int) else None), (steps if isinstance(steps, int) else None)

@@ -118,7 +118,7 @@ class FakeEndpoint:
         if not self._finished(job):
             done = (time.monotonic() - self._started_by_key[job["key"]]) / self._seconds(job)
             step = int(4 * done)
-            return {**common, "status": "IN_PROGRESS", "output": {"stage": "denoise", "step": step, "steps": 4}}
+            return {**common, "status": "IN_PROGRESS", "output": {"stage": "denoise", "done": step, "total": 4}}
         if failure := self._failure(job):
             error = failure.pop("error")
             return {**common, "status": "FAILED", "error": error, "output": failure or None}

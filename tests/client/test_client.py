@@ -169,7 +169,7 @@ def test_progress_is_told_on_the_callers_thread_each_change_once(client: Client,
     seen: list[JobStatus] = []
     client.edit([photo], "slow 0.4", progress=seen.append)
 
-    steps = [status.output["step"] for status in seen if status.status == "IN_PROGRESS"]
+    steps = [status.output["done"] for status in seen if status.status == "IN_PROGRESS"]
     assert steps == sorted(set(steps))
     assert len(steps) >= 3
 

@@ -1,0 +1,105 @@
+"""Cold and warm jobs against any endpoint, timed by the client and by the worker.
+
+A cold job meets no live worker: it waits for one to boot. A warm job meets workers that have all run a
+job before. Every job edits a picture of its own, so that no cache of encodings flatters the result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from darkroom.client import AsyncClient, ClientError, EditReply, JobFailed, Polling
+
+POLLING = Polling(least_seconds=0.02, most_seconds=0.1, share=0.02)
+"""The wall clock is at most this much too long: 20 ms, or 2 % of a longer job."""
+WARM_UP_ROUNDS = 5
+
+Kind = Literal["cold", "warm"]
+Request = Callable[[int], Mapping[str, Any]]
+"""Number of a job -> its input."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One job: seen by the client (`wall_ms`), by the platform (delay, execution) and by the worker (`timings`)."""
+
+    kind: Kind
+    wall_ms: float
+    timings: dict[str, float] = field(default_factory=dict)
+    delay_ms: float | None = None
+    execution_ms: float | None = None
+    was_cold: bool = False
+    """The worker's own word; a warm job may still meet a new worker."""
+    worker_id: str | None = None
+    images: int = 0
+    gpu: str | None = None
+    gpu_seconds: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Warm:
+    """Warm jobs and the seconds from the first submission to the last reply."""
+
+    samples: list[Sample]
+    seconds: float
+
+
+async def timed(client: AsyncClient, kind: Kind, job_input: Mapping[str, Any]) -> Sample:
+    """One job from submission to reply. A job that fails is a sample with an error, not an exception."""
+    started = time.perf_counter()
+    try:
+        reply = EditReply.model_validate((await client.run(job_input)).model_dump())
+    except JobFailed as error:
+        return Sample(kind, 1000 * (time.perf_counter() - started), error=error.code)
+    wall_ms = 1000 * (time.perf_counter() - started)
+    timings = {name: float(value) for name, value in reply.timings.items()
+               if name.endswith("_ms") and isinstance(value, int | float)}
+    return Sample(
+        kind, wall_ms, timings, reply.delay_ms, reply.execution_ms, reply.cold, reply.worker_id,
+        len(reply.images), reply.cost.gpu, reply.cost.gpu_seconds,
+    )
+
+
+async def wait_for_no_worker(client: AsyncClient, timeout_seconds: float, poll_seconds: float = 1.0) -> None:
+    """Until /health counts no live worker. Raises ClientError after the timeout, naming what to do."""
+    deadline = time.monotonic() + timeout_seconds
+    while (alive := (await client.health()).workers.alive) > 0:
+        if time.monotonic() > deadline:
+            raise ClientError(
+                f"{alive} workers are still alive after {timeout_seconds:.0f} s: a cold start needs none; "
+                "set the endpoint's active workers to 0 and its idle timeout below --cold-wait"
+            )
+        await asyncio.sleep(poll_seconds)
+
+
+async def warm_jobs(
+    client: AsyncClient, request: Request, jobs: int, concurrency: int,
+    tell: Callable[[Sample], None] = lambda sample: None,
+) -> Warm:
+    """Time `jobs` jobs, `concurrency` at a time, after rounds of untimed ones until none met a new worker."""
+    await _warm_up(client, request, concurrency)
+    waiting, samples = deque(range(jobs)), list[Sample]()
+
+    async def lane() -> None:
+        while waiting:
+            sample = await timed(client, "warm", request(waiting.popleft()))
+            samples.append(sample)
+            tell(sample)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(lane() for _ in range(concurrency)))
+    return Warm(samples, time.perf_counter() - started)
+
+
+async def _warm_up(client: AsyncClient, request: Request, concurrency: int) -> None:
+    for number in range(WARM_UP_ROUNDS):
+        first = -(number + 1) * concurrency
+        jobs = [timed(client, "warm", request(first + lane)) for lane in range(concurrency)]
+        if not any(sample.was_cold for sample in await asyncio.gather(*jobs)):
+            return
