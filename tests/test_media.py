@@ -489,6 +489,11 @@ def test_labels_are_drawn_and_miscounts_refused() -> None:
             labelled_grid([[photo()]], **labels)  # type: ignore[arg-type]
 
 
+def test_labels_may_be_greek_and_mathematical() -> None:
+    drawn = {sign: labelled_grid([[photo()]], row_labels=[sign]).tobytes() for sign in "αβ−×…\U0010ffff"}
+    assert len(set(drawn.values())) == len(drawn)
+
+
 def test_an_empty_grid_is_white_paper() -> None:
     assert labelled_grid([]).getextrema() == ((255, 255),) * 3
 

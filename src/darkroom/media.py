@@ -14,7 +14,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from io import BytesIO
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -350,6 +352,18 @@ def labelled_grid(
     return sheet
 
 
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which has Greek, Cyrillic and signs such as α and −; no Chinese.
+
+    matplotlib brings it along, but is not imported for it: that would touch the user's configuration folder.
+    """
+    spec = find_spec("matplotlib")
+    assert spec is not None, "matplotlib is a requirement"
+    assert spec.origin is not None
+    return ImageFont.truetype(Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
 @dataclass(frozen=True)
 class _Layout:
     """Where things lie on a sheet; all numbers are pixels."""
@@ -358,7 +372,7 @@ class _Layout:
     left: int
     top: int
     gap: int
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+    font: ImageFont.FreeTypeFont
 
     @classmethod
     def of(
@@ -367,7 +381,7 @@ class _Layout:
         pictures = [picture for row in rows for picture in row]
         cell = max((p.width for p in pictures), default=1), max((p.height for p in pictures), default=1)
         font_size = max(11, min(40, cell[1] // 20))
-        font = ImageFont.load_default(font_size)
+        font = _font(font_size)
         widest = max((int(font.getlength(label)) + 1 for label in row_labels), default=0)
         return cls(cell, min(widest, cell[0]), 2 * font_size if column_labels else 0, max(4, font_size // 2), font)
 
