@@ -1,0 +1,163 @@
+"""How good the pocket family is: right edits per kind, on scenes and photos that training has never seen."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from darkroom.models.editor import Editor
+from darkroom.pocket.judging.grids import draw_grid
+from darkroom.pocket.judging.rules import is_right
+from darkroom.pocket.judging.samples import apply, load_editor, round_trip
+from darkroom.pocket.shipped import EDIT
+from darkroom.pocket.world.colours import Pixels
+from darkroom.pocket.world.edits import KINDS, Edit, draw_edit
+from darkroom.pocket.world.scenes import draw_scene
+from darkroom.pocket.world.photos import crop
+
+# Training draws its scenes from (seed, number) with small seeds; these never meet them.
+HELD_OUT_SEED = 900_001
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One kind of edit at one setting. PSNR in dB, means over `cases`; `preserved` only where something must be.
+
+    `right`: share judged right. `psnr`: result against target; `source_psnr`: the unedited source against it.
+    `preserved`: result against source outside the mask; `round_trip`: the VAE alone there, which bounds it.
+    """
+
+    kind: str
+    steps: int
+    true_cfg_scale: float
+    cases: int
+    right: float
+    psnr: float
+    source_psnr: float
+    preserved: float | None
+    round_trip: float | None
+
+
+def evaluate(
+    folder: Path,
+    out: Path,
+    cases: int = 24,
+    settings: Sequence[tuple[int, float]] = ((8, 4.0),),
+    seeds: Sequence[int] = (0,),
+    kinds: Sequence[str] = KINDS,
+    report: Report = print,
+) -> list[Score]:
+    """Judge the family in `folder`; write scores.json, scores.md and a picture grid per kind and setting to `out`.
+
+    `settings`: (steps, true_cfg_scale). Every case is edited once per seed; the shown ones are the first of each kind,
+    not the best.
+    """
+    editor = load_editor(folder)
+    edits = {kind: [held_out(kind, number) for number in range(cases)] for kind in kinds}
+    scores = []
+    for steps, scale in settings:
+        for kind in kinds:
+            score, rows = _judge(editor, edits[kind], steps, scale, seeds)
+            scores.append(score)
+            draw_grid(out / f"{kind.replace(' ', '_')}_{steps}_steps_cfg_{scale:g}.png", rows[:12])
+            report(f"{steps} steps, CFG {scale:g}: {kind} {score.right:.0%} right, {score.psnr:.1f} dB")
+    _write(out, scores, vae_figures(editor))
+    return scores
+
+
+def held_out(kind: str, number: int) -> Edit:
+    """Case `number` of `kind`; tones alternate between held-out photos and scenes."""
+    rng = np.random.default_rng((HELD_OUT_SEED, KINDS.index(kind), number))
+    return draw_edit(rng, kind, held_out=True, photo=float(number % 2 == 0))
+
+
+def vae_figures(editor: Editor, cases: int = 24) -> dict[str, float]:
+    """PSNR of the VAE's round trip in dB on held-out scenes and photos."""
+    rngs = [np.random.default_rng((HELD_OUT_SEED, 99, number)) for number in range(cases)]
+    pictures = {
+        "scenes": [draw_scene(rng).render() for rng in rngs],
+        "photos": [crop(rng, 128, 128, held_out=True) for rng in rngs],
+    }
+    return {
+        name: float(np.mean([psnr(round_trip(editor, image), image) for image in images]))
+        for name, images in pictures.items()
+    }
+
+
+def psnr(one: Pixels, other: Pixels, mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of pictures in [0, 1], where `mask` holds; at most 60."""
+    difference = (one - other) if mask is None else (one - other)[mask]
+    return float(min(60.0, -10 * np.log10(np.mean(difference**2) + 1e-12)))
+
+
+def _judge(
+    editor: Editor, edits: list[Edit], steps: int, scale: float, seeds: Sequence[int]
+) -> tuple[Score, list[tuple[Edit, Pixels, bool]]]:
+    rows = []
+    for edit in edits:
+        for seed in seeds:
+            result = apply(editor, edit.source, edit.instruction, seed, steps, scale)
+            rows.append((edit, result, is_right(edit, result)))
+    partial = [(edit, result) for edit, result, _ in rows if not edit.mask.all() and edit.kind != "add"]
+    kept = [psnr(result, edit.source, ~edit.mask) for edit, result in partial]
+    bounds = [psnr(round_trip(editor, edit.source), edit.source, ~edit.mask) for edit, _ in partial]
+    score = Score(
+        kind=edits[0].kind,
+        steps=steps,
+        true_cfg_scale=scale,
+        cases=len(rows),
+        right=float(np.mean([right for *_, right in rows])),
+        psnr=float(np.mean([psnr(result, edit.target) for edit, result, _ in rows])),
+        source_psnr=float(np.mean([psnr(edit.source, edit.target) for edit, *_ in rows])),
+        preserved=float(np.mean(kept)) if kept else None,
+        round_trip=float(np.mean(bounds)) if bounds else None,
+    )
+    return score, rows
+
+
+def _write(out: Path, scores: list[Score], vae: dict[str, float]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    report = {"vae_psnr": vae, "scores": [asdict(score) for score in scores]}
+    (out / "scores.json").write_text(json.dumps(report, indent=2) + "\n")
+    (out / "scores.md").write_text(table(scores, vae))
+
+
+def table(scores: list[Score], vae: dict[str, float]) -> str:
+    """The scores as Markdown, for the model card."""
+    lines = [
+        "| kind | steps | CFG | cases | right | PSNR to target | of the unedited source | kept outside | VAE alone |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for score in scores:
+        kept, bound = (f"{v:.1f} dB" if v is not None else "–" for v in (score.preserved, score.round_trip))
+        lines.append(
+            f"| {score.kind} | {score.steps} | {score.true_cfg_scale:g} | {score.cases} | {score.right:.0%} "
+            f"| {score.psnr:.1f} dB | {score.source_psnr:.1f} dB | {kept} | {bound} |"
+        )
+    lines += ["", f"VAE round trip: {vae['scenes']:.1f} dB on scenes, {vae['photos']:.1f} dB on photos."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """`python -m darkroom.pocket.evaluate`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, default=EDIT)
+    parser.add_argument("--out", type=Path, default=Path("out/pocket"))
+    parser.add_argument("--cases", type=int, default=24)
+    parser.add_argument("--steps", type=int, nargs="+", default=[8])
+    parser.add_argument("--cfg", type=float, nargs="+", default=[4.0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS))
+    options = parser.parse_args()
+    settings = [(steps, scale) for steps in options.steps for scale in options.cfg]
+    evaluate(options.weights, options.out, options.cases, settings, options.seeds, options.kinds)
+    print((options.out / "scores.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

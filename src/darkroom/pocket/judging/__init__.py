@@ -1,0 +1,1 @@
+"""How the pocket family's edits are judged: by rules on pixels, on scenes it has never seen."""

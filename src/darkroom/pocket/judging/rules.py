@@ -1,0 +1,137 @@
+"""Whether an edit is right: it did what was asked, and nothing else. Every rule looks only at pixels.
+
+"Ink" is where a picture is nearer to a colour than to the ground that lies there.
+"""
+
+import cv2
+import numpy as np
+
+from darkroom.pocket.world.colours import Pixels, nearest, rgb
+from darkroom.pocket.world.edits import Edit
+from darkroom.pocket.world.scenes import Item
+from darkroom.pocket.world.shapes import SHAPES, coverage
+from darkroom.pocket.world.tones import TONES
+
+Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+# Mean absolute difference outside the mask above which an edit has touched what it should not.
+LEAK = 0.03
+# Overlap (intersection over union) of the drawn shape with the wanted one.
+OVERLAP = 0.7
+# Mean absolute difference to the exact tone.
+TONE_ERROR = 0.06
+# What remains of a removed shape, as a share of the difference that it made.
+REMAINS = 0.25
+
+
+def is_right(edit: Edit, result: Pixels) -> bool:
+    """Whether `result`, [H, W, 3] in [0, 1], is what `edit` asked for."""
+    if edit.kind in TONES:
+        return bool(np.abs(result - edit.target).mean() < TONE_ERROR)
+    if leak(edit, result) > LEAK:
+        return False
+    if edit.kind == "recolour":
+        return _has_colour(edit, result)
+    if edit.kind == "background":
+        return _has_ground(edit, result)
+    if edit.kind == "remove":
+        return _is_gone(edit, result)
+    return _is_added(edit, result) if edit.kind == "add" else _is_drawn(edit, result)
+
+
+def leak(edit: Edit, result: Pixels) -> float:
+    """Mean absolute difference from the source where the edit may change nothing; 0 where it may change all.
+
+    An added shape may stand anywhere free: there, the difference from the nearer of source and what was added counts
+    as `_is_added` judges it, and this is 0.
+    """
+    if edit.mask.all() or edit.kind == "add":
+        return 0.0
+    return float(np.abs(result - edit.source)[~edit.mask].mean())
+
+
+def _has_colour(edit: Edit, result: Pixels) -> bool:
+    assert edit.after is not None and edit.scene is not None
+    core = _shrunk(edit.scene.mask(edit.after) > 0.99)
+    return nearest(np.median(result[core], axis=0)) == edit.colour
+
+
+def _has_ground(edit: Edit, result: Pixels) -> bool:
+    """Nine pixels in ten of the ground are nearest to the colour's name."""
+    assert edit.colour is not None
+    ground = result[_shrunk(edit.mask)]
+    return float(np.mean([nearest(pixel) == edit.colour for pixel in ground[::7]])) >= 0.9
+
+
+def _is_gone(edit: Edit, result: Pixels) -> bool:
+    made = np.abs(edit.source - edit.target)[edit.mask].mean()
+    left = np.abs(result - edit.target)[edit.mask].mean()
+    return bool(left < REMAINS * made)
+
+
+def _is_drawn(edit: Edit, result: Pixels) -> bool:
+    """The ink of the shape's colour, away from the other shapes, is the wanted shape in the wanted place."""
+    assert edit.after is not None and edit.scene is not None
+    ink = _ink(edit, result, edit.after)
+    return overlap(ink, edit.scene.mask(edit.after) > 0.5) >= OVERLAP
+
+
+def _is_added(edit: Edit, result: Pixels) -> bool:
+    """One new patch of the wanted colour, whose form is nearest to the wanted shape; the rest is as it was."""
+    assert edit.after is not None and edit.scene is not None
+    patch = _largest(np.abs(result - edit.source).mean(axis=-1) > 0.12)
+    if patch.sum() < 150 or np.abs(result - edit.source)[~_grown(patch, 3)].mean() > LEAK:
+        return False
+    core = _shrunk(patch)
+    if not core.any() or nearest(np.median(result[core], axis=0)) != edit.colour:
+        return False
+    return closest_shape(patch) == edit.after.shape
+
+
+def _ink(edit: Edit, result: Pixels, item: Item) -> Mask:
+    assert edit.scene is not None
+    to_colour = np.linalg.norm(result - rgb(item.colour), axis=-1)
+    to_ground = np.linalg.norm(result - edit.scene.ground, axis=-1)
+    others = [edit.scene.mask(other) > 0 for other in edit.scene.items if other != item]
+    elsewhere = _grown(np.any(others, axis=0), 1) if others else np.zeros_like(edit.mask)
+    return np.asarray((to_colour < to_ground) & ~elsewhere)
+
+
+def overlap(one: Mask, other: Mask) -> float:
+    """Intersection over union; 0 where both are empty."""
+    union = np.logical_or(one, other).sum()
+    return float(np.logical_and(one, other).sum() / union) if union else 0.0
+
+
+def closest_shape(patch: Mask) -> str:
+    """The shape, at the patch's place and of any fitting size, that overlaps it most."""
+    rows, columns = np.nonzero(patch)
+    left, right, top, bottom = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
+    height, width = patch.shape
+    reach = max(right - left, bottom - top) / 2
+    x, y = (left + right) / 2, (top + bottom) / 2
+    scores = {
+        shape: max(
+            overlap(patch, coverage(shape, x, y + lift * reach, reach * size, 0, width, height) > 0.5)
+            for size in (0.9, 1.0, 1.1, 1.22)
+            for lift in (0.0, 0.1)
+        )
+        for shape in SHAPES
+    }
+    return max(scores, key=lambda shape: scores[shape])
+
+
+def _largest(mask: Mask) -> Mask:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    if count < 2:
+        return np.zeros_like(mask)
+    return np.asarray(labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()))
+
+
+def _shrunk(mask: Mask) -> Mask:
+    return cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1).astype(np.bool_)
+
+
+def _grown(mask: Mask, pixels: int) -> Mask:
+    size = 2 * pixels + 1
+    return cv2.dilate(mask.astype(np.uint8), np.ones((size, size), np.uint8)).astype(np.bool_)

@@ -1,0 +1,132 @@
+"""Train the pocket family from nothing but a seed: VAE, sight, pairs, flow; each stage resumes where it stopped."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from diffusers import QwenImageEditPlusPipeline
+
+from darkroom.pocket.family import assemble, save
+from darkroom.pocket.training.checkpoint import load_checkpoint, save_checkpoint
+from darkroom.pocket.training.flow_stage import FlowRecipe, train_flow
+from darkroom.pocket.training.pairs import Pairs, join, load_or_make, prompt_ids
+from darkroom.pocket.training.sight_stage import SightRecipe, train_sight
+from darkroom.pocket.training.transformer_start import start_transformer
+from darkroom.pocket.training.vae_stage import VaeRecipe, train_vae
+from darkroom.pocket.shipped import EDIT, install
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All stages. The defaults are those of the shipped weights."""
+
+    vae: VaeRecipe = field(default_factory=lambda: VaeRecipe(steps=2600))
+    sight: SightRecipe = field(default_factory=lambda: SightRecipe(steps=600))
+    flow: FlowRecipe = field(default_factory=FlowRecipe)
+    shards: int = 6
+    edits_per_shard: int = 2500
+    seed: int = 0
+
+
+def train(work: Path, recipe: Recipe, report: Report = print, threads: int = 0) -> Path:
+    """Run every stage that `work` does not hold yet and return the folder of the trained family.
+
+    The same recipe gives the same weights on the same machine and number of threads, interrupted or not. With
+    `threads` 0 the flow stage takes the cores that other processes leave free, and sums round differently each time.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        pipeline = assemble()
+    _vae(pipeline, work, recipe, report)
+    _sight(pipeline, work, recipe, report)
+    pairs = _pairs(pipeline, work, recipe, report)
+    start_transformer(pipeline.transformer)
+    blank = prompt_ids(pipeline.tokenizer, " ")
+    train_flow(pipeline.transformer, pipeline.text_encoder, pairs, blank, recipe.flow, work / "flow.pt", report, yielding=not threads)
+    save(pipeline, work / "family")
+    return work / "family"
+
+
+def export(work: Path, seed: int = 0) -> Path:
+    """The family as far as training in `work` has come, with the averaged weights: judge it while training goes on."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipeline = assemble()
+    _restore_vae(pipeline, work)
+    pipeline.text_encoder.load_state_dict(_needed(work / "sight_done.pt"))
+    average = _needed(work / "flow.pt")["average"]
+    parts = {"transformer": pipeline.transformer, "text": pipeline.text_encoder.model.language_model}
+    for part, model in parts.items():
+        model.load_state_dict({k.removeprefix(part + "."): v for k, v in average.items() if k.startswith(part + ".")})
+    folder = work / "exported"
+    save(pipeline, folder)
+    return folder
+
+
+def _vae(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, report: Report) -> None:
+    if not (work / "vae_done.pt").exists():
+        train_vae(pipeline.vae, recipe.vae, work / "vae.pt", report)
+        statistics = {name: list(pipeline.vae.config[name]) for name in ("latents_mean", "latents_std")}
+        save_checkpoint(work / "vae_done.pt", {"weights": pipeline.vae.state_dict(), **statistics})
+    _restore_vae(pipeline, work)
+
+
+def _restore_vae(pipeline: QwenImageEditPlusPipeline, work: Path) -> None:
+    state = _needed(work / "vae_done.pt")
+    pipeline.vae.load_state_dict(state["weights"])
+    pipeline.vae.register_to_config(latents_mean=state["latents_mean"], latents_std=state["latents_std"])
+
+
+def _sight(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, report: Report) -> None:
+    path = work / "sight_done.pt"
+    if not path.exists():
+        train_sight(pipeline.text_encoder, pipeline.processor, recipe.sight, report)
+        save_checkpoint(path, pipeline.text_encoder.state_dict())
+    pipeline.text_encoder.load_state_dict(_needed(path))
+
+
+def _pairs(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, report: Report) -> Pairs:
+    shards = []
+    for number in range(recipe.shards):
+        shards.append(load_or_make(work, pipeline, recipe.seed + number, recipe.edits_per_shard))
+        report(f"pairs: shard {number + 1} of {recipe.shards}, {len(shards[-1])} edits")
+    return join(shards)
+
+
+def _needed(path: Path) -> dict[str, object]:
+    state = load_checkpoint(path)
+    if state is None:
+        raise FileNotFoundError(f"no checkpoint {path.name}: run the training first")
+    return state
+
+
+def main() -> None:
+    """`python -m darkroom.pocket.train`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("training"))
+    parser.add_argument("--steps", type=int, default=FlowRecipe.steps, help="steps of the flow stage")
+    parser.add_argument("--shards", type=int, default=Recipe.shards)
+    parser.add_argument("--threads", type=int, default=0, help="0: what other processes leave free")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--export", action="store_true", help="only write what the checkpoints hold")
+    parser.add_argument("--install", action="store_true", help="put the result in the place of the shipped weights")
+    options = parser.parse_args()
+    recipe = Recipe(flow=replace(FlowRecipe(), steps=options.steps, compiled=options.compile), shards=options.shards)
+    family = export(options.work) if options.export else train(options.work, recipe, _say, options.threads)
+    if options.install:
+        install(family)
+        _say(f"installed in {EDIT}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How the pocket family is trained: one file per stage, and what the stages share."""

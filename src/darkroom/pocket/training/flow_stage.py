@@ -1,0 +1,201 @@
+"""Stage 3: transformer and text encoder learn together to edit, by flow matching on cached latents."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import QwenImageTransformer2DModel
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from darkroom.pocket.training.averaging import Average
+from darkroom.pocket.training.checkpoint import load_checkpoint, save_checkpoint
+from darkroom.pocket.training.free_cores import FreeCores
+from darkroom.pocket.training.lean_transformer import Rotary, prepare, restore, rotary, velocity
+from darkroom.pocket.training.muon import Muon
+from darkroom.pocket.training.pairs import CELLS, Pairs
+from darkroom.pocket.training.prompts import embed, positions
+from darkroom.pocket.training.schedule import trapezoid
+
+Report = Callable[[str], None]
+Velocity = Callable[[QwenImageTransformer2DModel, Tensor, Tensor, Tensor, Tensor, Rotary], Tensor]
+
+
+@dataclass(frozen=True)
+class FlowRecipe:
+    """One step is one batch of edits whose prompts have the same number of tokens: nothing is padded."""
+
+    steps: int = 4000
+    batch: int = 64
+    matrix_lr: float = 0.012
+    vector_lr: float = 1e-3
+    embedding_lr: float = 3e-3
+    warmup: int = 100
+    # Share of the run, at its end, over which the learning rates fall to zero.
+    cooldown: float = 0.3
+    # Share of batches whose instruction is blank: what true CFG steers away from.
+    blank: float = 0.08
+    # A cell that the edit changes counts this many times more than one it leaves alone.
+    changed_weight: float = 4.0
+    # exp(mu) of the scheduler for 64 tokens: training sees the noise levels that sampling visits.
+    shift: float = 1.63
+    average: float = 0.999
+    seed: int = 0
+    compiled: bool = True
+
+
+class Learner:
+    """What a step needs: the two models, their optimizers and the moving average of their weights."""
+
+    def __init__(
+        self, transformer: QwenImageTransformer2DModel, text_encoder: Qwen2_5_VLForConditionalGeneration, recipe: FlowRecipe
+    ) -> None:
+        self.transformer, self.text_encoder, self.recipe = transformer, text_encoder, recipe
+        text_encoder.requires_grad_(False)
+        text_encoder.model.language_model.requires_grad_(True)
+        self.trained = {
+            **{f"transformer.{name}": p for name, p in transformer.named_parameters()},
+            **{f"text.{name}": p for name, p in text_encoder.model.language_model.named_parameters()},
+        }
+        self.optimizers = _optimizers(self.trained, recipe)
+        self.average = Average(self.trained, recipe.average)
+        self.velocity: Velocity = torch.compile(velocity) if recipe.compiled else velocity
+
+    def state(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "weights": {name: p.detach() for name, p in self.trained.items()},
+            "average": self.average.values,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+
+    def restore(self, state: dict[str, Any]) -> int:
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                parameter.copy_(state["weights"][name])
+                self.average.values[name].copy_(state["average"][name])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            peaks = [(group["peak"]) for group in optimizer.param_groups]
+            optimizer.load_state_dict(saved)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["peak"] = peak
+        return int(state["step"])
+
+
+def train_flow(
+    transformer: QwenImageTransformer2DModel,
+    text_encoder: Qwen2_5_VLForConditionalGeneration,
+    pairs: Pairs,
+    blank_ids: list[int],
+    recipe: FlowRecipe,
+    checkpoint: Path,
+    report: Report,
+    save_every: int = 200,
+    until_step: int | None = None,
+    yielding: bool = False,
+) -> list[float]:
+    """Train both models in place; they end with the moving average of their weights. Returns this call's losses.
+
+    Continues from `checkpoint` where it exists. `until_step` ends this call early, with a checkpoint, as a kill would.
+    `yielding` lets the number of threads follow what other processes leave free; the sums then round differently.
+    """
+    prepare(transformer)
+    learner = Learner(transformer, text_encoder, recipe)
+    state = load_checkpoint(checkpoint)
+    first = learner.restore(state) if state is not None else 0
+    last = min(recipe.steps, until_step or recipe.steps)
+    by_length = _by_length(pairs)
+    losses: list[float] = []
+    begun = time.monotonic()
+    free = FreeCores()
+    for step in range(first, last):
+        if yielding and step % 10 == 9:
+            torch.set_num_threads(free())
+        losses.append(_step(learner, pairs, by_length, blank_ids, step))
+        if (step + 1) % save_every == 0 or step + 1 == last:
+            save_checkpoint(checkpoint, learner.state(step + 1))
+            rate = len(losses) * recipe.batch / (time.monotonic() - begun)
+            report(f"flow {step + 1}/{recipe.steps}: loss {np.mean(losses[-save_every:]):.4f}, {rate:.0f} edits/s")
+    learner.average.write(learner.trained)
+    restore(transformer)
+    return losses
+
+
+def _step(learner: Learner, pairs: Pairs, by_length: list[Tensor], blank_ids: list[int], step: int) -> float:
+    recipe = learner.recipe
+    rng = np.random.default_rng((recipe.seed, 4, step))
+    chosen, ids = _choose(rng, pairs, by_length, blank_ids, recipe)
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+    noise = torch.randn(recipe.batch, CELLS**2, 64, generator=generator)
+    sigma = noise_levels(recipe.batch, recipe.shift, generator)
+    target, reference = pairs.target[chosen].float(), pairs.source[chosen].float()
+    mixed = torch.lerp(target, noise, sigma[:, None, None])
+    places = positions(learner.text_encoder, ids[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        words = embed(learner.text_encoder, ids, pairs.seen[chosen].float(), places)
+        turns = rotary(learner.transformer, [(CELLS, CELLS)] * 2, words.shape[1])
+        found = learner.velocity(learner.transformer, mixed, reference, words, sigma, turns)
+    loss = _loss(found.float(), noise - target, pairs.changed[chosen], recipe.changed_weight)
+    loss.backward()
+    factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
+    for optimizer in learner.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        optimizer.step()
+        optimizer.zero_grad()
+    learner.average.update(learner.trained, step)
+    return float(loss.detach())
+
+
+def noise_levels(count: int, shift: float, generator: torch.Generator) -> Tensor:
+    """[count] sigmas in (0, 1): evenly spread over the shifted schedule, one in each of `count` equal parts."""
+    parts = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    parts = parts[torch.randperm(count, generator=generator)]
+    return shift * parts / (1 + (shift - 1) * parts)
+
+
+def _loss(found: Tensor, wanted: Tensor, changed: Tensor, changed_weight: float) -> Tensor:
+    """Squared error, cells weighted by whether the edit changes them; the weights of a batch average to one."""
+    weights = 1 + (changed_weight - 1) * (changed > 0).float()
+    errors = (found - wanted).pow(2).mean(dim=-1)
+    return (errors * weights).sum() / weights.sum()
+
+
+def _by_length(pairs: Pairs) -> list[Tensor]:
+    lengths = torch.tensor([len(prompt) for prompt in pairs.prompts])
+    return [torch.nonzero(lengths == length).flatten() for length in lengths.unique()]
+
+
+def _choose(
+    rng: np.random.Generator, pairs: Pairs, by_length: list[Tensor], blank_ids: list[int], recipe: FlowRecipe
+) -> tuple[Tensor, Tensor]:
+    """A batch's row numbers and its token ids [B, L]."""
+    if rng.random() < recipe.blank:
+        chosen = torch.from_numpy(rng.integers(len(pairs), size=recipe.batch))
+        return chosen, torch.tensor(blank_ids).expand(recipe.batch, -1)
+    chances = np.array([len(group) for group in by_length], dtype=np.float64)
+    group = by_length[rng.choice(len(by_length), p=chances / chances.sum())]
+    chosen = group[torch.from_numpy(rng.integers(len(group), size=recipe.batch))]
+    return chosen, torch.tensor([pairs.prompts[int(row)] for row in chosen])
+
+
+def _optimizers(trained: dict[str, nn.Parameter], recipe: FlowRecipe) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' matrices; AdamW for what is read or written by rows, modulations and vectors."""
+    matrices = [
+        p
+        for name, p in trained.items()
+        if p.ndim == 2 and ("blocks." in name or "layers." in name) and "_mod." not in name
+    ]
+    embeddings = [p for name, p in trained.items() if "embed_tokens" in name]
+    taken = {id(p) for p in matrices + embeddings}
+    rest = [p for p in trained.values() if id(p) not in taken]
+    adam = torch.optim.AdamW(
+        [{"params": rest, "peak": recipe.vector_lr}, {"params": embeddings, "peak": recipe.embedding_lr}],
+        weight_decay=0.0,
+        betas=(0.9, 0.98),
+    )
+    return [Muon([{"params": matrices, "peak": recipe.matrix_lr}]), adam]

@@ -1,0 +1,34 @@
+"""Training beside other work: use the cores that nobody else is using."""
+
+import os
+import time
+from pathlib import Path
+
+
+class FreeCores:
+    """Counts, since the last call, how many cores other processes left free; at least 1.
+
+    Reads the kernel's counters; where there are none (not Linux), all cores count as free.
+    """
+
+    def __init__(self, counters: Path = Path("/proc/stat")) -> None:
+        self._counters = counters
+        self._last = self._read()
+
+    def __call__(self) -> int:
+        cores = os.cpu_count() or 1
+        before, self._last = self._last, self._read()
+        wall, busy, own = (now - then for now, then in zip(self._last, before, strict=True))
+        if wall <= 0:
+            return cores
+        others = max(0.0, busy - own) / wall
+        return max(1, round(cores - others))
+
+    def _read(self) -> tuple[float, float, float]:
+        """Seconds since some start: wall clock, all cores busy, this process."""
+        own = time.process_time()
+        if not self._counters.exists():
+            return time.monotonic(), own, own
+        fields = [int(field) for field in self._counters.read_text().split("\n", 1)[0].split()[1:]]
+        idle = fields[3] + fields[4]
+        return time.monotonic(), (sum(fields[:8]) - idle) / os.sysconf("SC_CLK_TCK"), own

@@ -1,0 +1,98 @@
+"""QwenImageTransformer2DModel's forward as training needs it: fixed shapes, real arithmetic, only the noisy cells out.
+
+Diffusers rotates queries and keys as complex numbers, which no compiler fuses and no bfloat16 kernel takes. Here the
+same rotation is written with cosines and sines. Equal to the model's own forward up to rounding, as a test shows.
+"""
+
+import torch
+from diffusers import QwenImageTransformer2DModel
+from torch import Tensor, nn
+from torch.nn import functional
+
+Rotary = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class RealRotaryAttention:
+    """An attention processor for the joint attention of a block; takes `rotary`'s cosines and sines, no mask."""
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: None = None,
+        encoder_hidden_states_mask: None = None,
+        image_rotary_emb: Rotary | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        assert image_rotary_emb is not None and encoder_hidden_states_mask is None
+        image, text = image_rotary_emb
+        words = encoder_hidden_states.shape[1]
+        query = torch.cat(
+            [
+                _turned(attn, attn.norm_added_q, attn.add_q_proj(encoder_hidden_states), text),
+                _turned(attn, attn.norm_q, attn.to_q(hidden_states), image),
+            ],
+            dim=2,
+        )
+        key = torch.cat(
+            [
+                _turned(attn, attn.norm_added_k, attn.add_k_proj(encoder_hidden_states), text),
+                _turned(attn, attn.norm_k, attn.to_k(hidden_states), image),
+            ],
+            dim=2,
+        )
+        value = torch.cat([attn.add_v_proj(encoder_hidden_states), attn.to_v(hidden_states)], dim=1)
+        mixed = functional.scaled_dot_product_attention(query, key, _heads(attn, value))
+        mixed = mixed.transpose(1, 2).flatten(2)
+        return attn.to_out[0](mixed[:, words:]), attn.to_add_out(mixed[:, :words])
+
+
+def prepare(model: QwenImageTransformer2DModel) -> None:
+    """Give every block the real-valued attention; `restore` gives diffusers' back."""
+    for block in model.transformer_blocks:
+        block.attn.processor = RealRotaryAttention()
+
+
+def restore(model: QwenImageTransformer2DModel) -> None:
+    """Undo `prepare`: the model is diffusers' own again."""
+    from diffusers.models.transformers.transformer_qwenimage import QwenDoubleStreamAttnProcessor2_0
+
+    for block in model.transformer_blocks:
+        block.attn.processor = QwenDoubleStreamAttnProcessor2_0()
+
+
+def rotary(model: QwenImageTransformer2DModel, grids: list[tuple[int, int]], words: int) -> Rotary:
+    """Cosines and sines, each [tokens, head_dim / 2], for pictures of `grids` cells and for `words` text tokens."""
+    image, text = model.pos_embed([[(1, *grid) for grid in grids]], max_txt_seq_len=words)
+    return (image.real.contiguous(), image.imag.contiguous()), (text.real.contiguous(), text.imag.contiguous())
+
+
+def velocity(
+    model: QwenImageTransformer2DModel, noisy: Tensor, reference: Tensor, words: Tensor, sigma: Tensor, turns: Rotary
+) -> Tensor:
+    """[B, N, 64] for noisy cells [B, N, 64], reference cells [B, M, 64], words [B, L, width], sigma [B].
+
+    `model` must have gone through `prepare` and have `zero_cond_t`.
+    """
+    batch, cells = noisy.shape[:2]
+    image = model.img_in(torch.cat([noisy, reference], dim=1))
+    text = model.txt_in(model.txt_norm(words))
+    time = model.time_text_embed(torch.cat([sigma, torch.zeros_like(sigma)]), image)
+    clean = (torch.arange(image.shape[1]) >= cells).int().expand(batch, -1)
+    for block in model.transformer_blocks:
+        text, image = block(image, text, None, time, turns, None, clean)
+    out: Tensor = model.proj_out(model.norm_out(image[:, :cells], time[:batch]))
+    return out
+
+
+def _heads(attn: nn.Module, x: Tensor) -> Tensor:
+    """[B, L, heads · d] → [B, heads, L, d]."""
+    return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+
+def _turned(attn: nn.Module, norm: nn.Module, x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    cosine, sine = turns
+    x = norm(_heads(attn, x))
+    even, odd = x[..., 0::2], x[..., 1::2]
+    turned = torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], dim=-1)
+    return turned.flatten(-2).to(x.dtype)

@@ -1,0 +1,144 @@
+"""Edits made ready for training: latents, token ids and changed cells, rendered and encoded once, reused often."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLQwenImage, QwenImageEditPlusPipeline
+from torch import Tensor
+from transformers import Qwen2Tokenizer
+
+from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX
+from darkroom.pocket.training.checkpoint import save_checkpoint
+from darkroom.pocket.training.sight_stage import see
+from darkroom.pocket.training.single_frame import single_frame
+from darkroom.pocket.world.colours import Pixels
+from darkroom.pocket.world.edits import Edit, draw_edit, reverse
+
+# How often each kind is drawn: the hard ones more often; undoing adds to bigger, smaller, remove, move, turn, recolour.
+WEIGHTS = {
+    "recolour": 1.3,
+    "background": 1.8,
+    "remove": 0.8,
+    "bigger": 0.8,
+    "smaller": 0.5,
+    "move": 1.6,
+    "turn": 1.4,
+    "add": 1.8,
+    "black and white": 0.8,
+    "sepia": 0.8,
+    "brighter": 0.8,
+    "darker": 0.8,
+    "inverted": 0.9,
+}
+# One cell of the transformer: 2 × 2 latents, 16 × 16 pixels.
+CELL = 16
+CELLS = 8
+SEEN_CELLS = 4
+
+
+@dataclass
+class Pairs:
+    """N edits at 128 × 128. `source` and `target`: normalised packed latents [N, 64, 64], float16.
+
+    `changed`: [N, 64], the share of each cell that the edit may change. `seen`: [N, 16, width], float16, the vision
+    tower's tokens of the source. `prompts`: token ids of the whole edit prompt.
+    """
+
+    source: Tensor
+    target: Tensor
+    changed: Tensor
+    seen: Tensor
+    prompts: list[list[int]]
+    kinds: list[str]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def prompt_ids(tokenizer: Qwen2Tokenizer, instruction: str) -> list[int]:
+    """Token ids of the edit template around `instruction`, with one 128 × 128 picture's places filled in."""
+    eyes = "<|image_pad|>" * SEEN_CELLS**2
+    text = f"{EDIT_PREFIX}Picture 1: <|vision_start|>{eyes}<|vision_end|>{instruction}{EDIT_SUFFIX}"
+    ids: list[int] = tokenizer(text).input_ids
+    return ids
+
+
+def load_or_make(folder: Path, pipeline: QwenImageEditPlusPipeline, seed: int, edits: int) -> Pairs:
+    """One shard of pairs, from `folder` where it was made before; `pipeline` brings VAE, tokenizer and sight."""
+    path = folder / f"pairs_{seed}_{edits}.pt"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, vars(make_pairs(pipeline, seed, edits)))
+    return Pairs(**torch.load(path, weights_only=True))
+
+
+def make_pairs(pipeline: QwenImageEditPlusPipeline, seed: int, edits: int) -> Pairs:
+    """Draw `edits` edits from `seed`, and those that undo them."""
+    lean = single_frame(pipeline.vae)
+    parts: list[Pairs] = []
+    for first in range(0, edits, 16):
+        drawn = [edit for number in range(first, min(first + 16, edits)) for edit in _drawn(seed, number)]
+        sources = [edit.source for edit in drawn]
+        with torch.no_grad():
+            seen = see(pipeline.text_encoder, pipeline.processor, sources).half()
+        parts.append(
+            Pairs(
+                source=encode(lean, sources),
+                target=encode(lean, [edit.target for edit in drawn]),
+                changed=torch.stack([_changed_cells(edit) for edit in drawn]),
+                seen=seen,
+                prompts=[prompt_ids(pipeline.tokenizer, edit.instruction) for edit in drawn],
+                kinds=[edit.kind for edit in drawn],
+            )
+        )
+    return join(parts)
+
+
+def join(parts: list[Pairs]) -> Pairs:
+    """All pairs of `parts`, in order."""
+    return Pairs(
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ("source", "target", "changed", "seen")),
+        prompts=[prompt for part in parts for prompt in part.prompts],
+        kinds=[kind for part in parts for kind in part.kinds],
+    )
+
+
+def encode(lean: AutoencoderKLQwenImage, images: list[Pixels]) -> Tensor:
+    """[N, 64, 64] float16: the pictures' latents, normalised by the VAE's config and packed 2 × 2 as diffusers does."""
+    # Through 8 bits, as every picture that a job brings.
+    pixels = torch.from_numpy(np.stack([_bytes(image) for image in images])).permute(0, 3, 1, 2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        moments = lean.quant_conv(lean.encoder((pixels.float() / 127.5 - 1)[:, :, None]))
+    mean = torch.tensor(lean.config.latents_mean).view(1, -1, 1, 1)
+    std = torch.tensor(lean.config.latents_std).view(1, -1, 1, 1)
+    return pack((moments[:, : mean.shape[1], 0].float() - mean) / std).half()
+
+
+def pack(latents: Tensor) -> Tensor:
+    """[B, C, H, W] → [B, H/2 · W/2, 4C], as QwenImageEditPlusPipeline packs."""
+    batch, channels, height, width = latents.shape
+    cells = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return cells.reshape(batch, (height // 2) * (width // 2), channels * 4)
+
+
+def _drawn(seed: int, number: int) -> Iterator[Edit]:
+    rng = np.random.default_rng((seed, number))
+    names = list(WEIGHTS)
+    chances = np.array(list(WEIGHTS.values()))
+    edit = draw_edit(rng, str(rng.choice(names, p=chances / chances.sum())))
+    yield edit
+    undone = reverse(rng, edit)
+    if undone is not None:
+        yield undone
+
+
+def _bytes(image: Pixels) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.round(image * 255).astype(np.uint8)
+
+
+def _changed_cells(edit: Edit) -> Tensor:
+    mask = torch.from_numpy(edit.mask).float()
+    return mask.view(CELLS, CELL, CELLS, CELL).mean(dim=(1, 3)).flatten()

@@ -1,0 +1,32 @@
+"""The text encoder in training: many prompts of one length beside what the vision tower saw, with 3-D positions."""
+
+import torch
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+# Tokens of the template that the transformer never sees (see darkroom.pocket.tokens.EDIT_PREFIX).
+PREFIX_LENGTH = 64
+
+
+def positions(text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor) -> Tensor:
+    """[3, 1, L]: the M-RoPE positions of one prompt [L] with one square picture in it."""
+    seen = ids == text_encoder.config.image_token_id
+    merge = text_encoder.config.vision_config.spatial_merge_size
+    side = round(int(seen.sum()) ** 0.5) * merge
+    grid = torch.tensor([[1, side, side]])
+    found, _ = text_encoder.model.get_rope_index(ids[None], mm_token_type_ids=seen[None].int(), image_grid_thw=grid)
+    return torch.as_tensor(found)
+
+
+def embed(text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor, seen: Tensor, places: Tensor) -> Tensor:
+    """[B, L − 64, width] from ids [B, L], visual tokens [B, 16, width] and positions [3, 1, L].
+
+    Equal to the last hidden state of the whole model with `mm_token_type_ids`, as tests show.
+    """
+    model = text_encoder.model.language_model
+    words = model.embed_tokens(ids)
+    pictures = (ids == text_encoder.config.image_token_id)[..., None]
+    mixed = words.masked_scatter(pictures, seen.to(words.dtype))
+    hidden = model(inputs_embeds=mixed, position_ids=places.expand(3, len(ids), -1), use_cache=False)
+    out: Tensor = hidden.last_hidden_state[:, PREFIX_LENGTH:]
+    return out

@@ -1,0 +1,111 @@
+"""Stage 2: Qwen2.5-VL's vision tower learns to describe scenes, cell by cell.
+
+Each of its 4 × 4 tokens names the shape that covers most of its cell, that shape's colour, and the cell's mean colour,
+through linear heads that are thrown away. Afterwards the tower is frozen, and the text encoder learns to use it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLProcessor
+
+from darkroom.pocket.training.muon import Muon
+from darkroom.pocket.training.schedule import warm_then_linear
+from darkroom.pocket.world.colours import NAMES, Pixels
+from darkroom.pocket.world.scenes import Scene, draw_scene
+from darkroom.pocket.world.shapes import SHAPES
+
+_SIDE = 4
+_NO_SHAPE = len(SHAPES)
+# A shape that covers less of a cell is not asked for.
+_LEAST_SHARE = 0.12
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SightRecipe:
+    """`steps` batches of fresh scenes."""
+
+    steps: int = 500
+    batch: int = 48
+    matrix_lr: float = 0.01
+    vector_lr: float = 2e-3
+    seed: int = 0
+
+
+def train_sight(
+    text_encoder: Qwen2_5_VLForConditionalGeneration, processor: Qwen2VLProcessor, recipe: SightRecipe, report: Report
+) -> list[float]:
+    """Train the vision tower in place; returns the loss of every step. Short enough to need no checkpoint."""
+    visual = text_encoder.model.visual
+    generator = torch.Generator().manual_seed(recipe.seed)
+    heads = nn.Linear(visual.config.out_hidden_size, _NO_SHAPE + 1 + len(NAMES) + 3)
+    nn.init.normal_(heads.weight, std=0.02, generator=generator)
+    optimizers = _optimizers(visual, heads, recipe)
+    losses = []
+    for step in range(recipe.steps):
+        scenes = [draw_scene(np.random.default_rng((recipe.seed, 3, step, n))) for n in range(recipe.batch)]
+        images = [scene.render() for scene in scenes]
+        loss = _loss(heads(see(text_encoder, processor, images)), scenes, images)
+        loss.backward()
+        factor = warm_then_linear(step, recipe.steps, warmup=20)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+        if (step + 1) % 100 == 0:
+            report(f"sight {step + 1}/{recipe.steps}: loss {np.mean(losses[-100:]):.3f}")
+    return losses
+
+
+def see(text_encoder: Qwen2_5_VLForConditionalGeneration, processor: Qwen2VLProcessor, images: list[Pixels]) -> Tensor:
+    """[N, 16, width]: what the vision tower hands to the text model for pictures of 128 × 128."""
+    pictures = [torch.from_numpy(np.round(image * 255).astype(np.uint8)).permute(2, 0, 1) for image in images]
+    inputs = processor.image_processor(pictures, return_tensors="pt")
+    seen: Tensor = text_encoder.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
+    return seen.view(len(images), _SIDE**2, -1)
+
+
+def _loss(described: Tensor, scenes: list[Scene], images: list[Pixels]) -> Tensor:
+    shape, colour, mean = described.split([_NO_SHAPE + 1, len(NAMES), 3], dim=-1)
+    shapes, colours, means = (torch.stack(parts) for parts in zip(*map(_truth, scenes, images), strict=True))
+    return (
+        functional.cross_entropy(shape.flatten(0, 1), shapes.flatten())
+        + functional.cross_entropy(colour.flatten(0, 1), colours.flatten(), ignore_index=-1)
+        + 10 * functional.mse_loss(mean, means)
+    )
+
+
+def _truth(scene: Scene, image: Pixels) -> tuple[Tensor, Tensor, Tensor]:
+    """Per cell: the shape (or none), its colour (or −1), the mean colour."""
+    shares = np.stack([_cell_mean(scene.mask(item)) for item in scene.items])
+    winner = shares.argmax(axis=0)
+    covered = shares.max(axis=0) >= _LEAST_SHARE
+    kinds = np.array([SHAPES.index(item.shape) for item in scene.items])[winner]
+    names = np.array([NAMES.index(item.colour) for item in scene.items])[winner]
+    return (
+        torch.from_numpy(np.where(covered, kinds, _NO_SHAPE)),
+        torch.from_numpy(np.where(covered, names, -1)),
+        torch.from_numpy(np.stack([_cell_mean(image[..., channel]) for channel in range(3)], axis=-1)),
+    )
+
+
+def _cell_mean(plane: Pixels) -> Pixels:
+    size = plane.shape[0] // _SIDE
+    return plane.reshape(_SIDE, size, _SIDE, size).mean(axis=(1, 3)).flatten()
+
+
+def _optimizers(visual: nn.Module, heads: nn.Module, recipe: SightRecipe) -> list[torch.optim.Optimizer]:
+    matrices = [p for name, p in visual.named_parameters() if p.ndim == 2]
+    vectors = [p for name, p in visual.named_parameters() if p.ndim != 2] + list(heads.parameters())
+    return [
+        Muon([{"params": matrices, "peak": recipe.matrix_lr}]),
+        torch.optim.AdamW([{"params": vectors, "peak": recipe.vector_lr}], weight_decay=0.0),
+    ]

@@ -1,0 +1,199 @@
+"""Edits with exact ground truth: a source, an instruction, the target, and where the two may differ."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+
+from darkroom.pocket.world.colours import NAMES, Pixels, rgb
+from darkroom.pocket.world.grounds import flat
+from darkroom.pocket.world.phrases import DIRECTIONS, phrase
+from darkroom.pocket.world.photos import crop
+from darkroom.pocket.world.scenes import Item, Scene, draw_scene, fits, place, shows
+from darkroom.pocket.world.shapes import SHAPES
+from darkroom.pocket.world.tones import TONES
+
+# How far "move" moves, in pixels: two tokens of the transformer.
+MOVE_PIXELS = 32
+GROWTH = 1.5
+ADDED_RADIUS = (17.0, 22.0)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One example. Pictures are [H, W, 3] in [0, 1]; `mask` is [H, W], True where source and target may differ.
+
+    `before` and `after` are the edited shape in either picture, where there is one; `colour` the colour asked for.
+    """
+
+    kind: str
+    instruction: str
+    source: Pixels
+    target: Pixels
+    mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    before: Item | None = None
+    after: Item | None = None
+    colour: str | None = None
+    scene: Scene | None = field(default=None, repr=False)
+
+
+Draw = Callable[[np.random.Generator, Scene], Edit | None]
+
+
+def draw_edit(rng: np.random.Generator, kind: str, held_out: bool = False, photo: float = 0.5) -> Edit:
+    """A random edit of `kind`. Tones take a photo with probability `photo`, from the held-out ones if asked."""
+    if kind in TONES:
+        return _tone(rng, kind, held_out, photo)
+    while True:
+        edit = SHAPE_EDITS[kind](rng, draw_scene(rng))
+        if edit is not None:
+            return edit
+
+
+def _tone(rng: np.random.Generator, kind: str, held_out: bool, photo: float) -> Edit:
+    source = crop(rng, 128, 128, held_out) if rng.random() < photo else draw_scene(rng).render()
+    everywhere = np.ones(source.shape[:2], dtype=np.bool_)
+    return Edit(kind, phrase(rng, kind), source, TONES[kind](source), everywhere)
+
+
+def _recolour(rng: np.random.Generator, scene: Scene) -> Edit | None:
+    item = _any(rng, scene)
+    after = replace(item, colour=_other(rng, NAMES, item.colour))
+    if not shows(scene, after):
+        return None
+    words = {"shape": item.shape, "colour": after.colour}
+    return _swapped("recolour", phrase(rng, "recolour", **words), scene, item, after)
+
+
+def _background(rng: np.random.Generator, scene: Scene) -> Edit | None:
+    colour = str(rng.choice(NAMES))
+    target = replace(scene, ground=flat(rgb(colour), scene.width, scene.height))
+    changed = np.abs(target.ground - scene.ground).mean()
+    if changed < 0.1 or not all(shows(target, item) for item in scene.items):
+        return None
+    inside = np.max([scene.mask(item) for item in scene.items], axis=0)
+    text = phrase(rng, "background", colour=colour)
+    return Edit(
+        "background", text, scene.render(), target.render(), inside < 1, colour=colour, scene=target
+    )
+
+
+def _remove(rng: np.random.Generator, scene: Scene) -> Edit | None:
+    item = _any(rng, scene)
+    return _swapped("remove", phrase(rng, "remove", shape=item.shape), scene, item, None)
+
+
+def _bigger(rng: np.random.Generator, scene: Scene) -> Edit | None:
+    item = _any(rng, scene)
+    after = replace(item, radius=item.radius * GROWTH)
+    if not fits(scene.swap(item, None), after):
+        return None
+    return _swapped("bigger", phrase(rng, "bigger", shape=item.shape), scene, item, after)
+
+
+def _smaller(rng: np.random.Generator, scene: Scene) -> Edit | None:
+    item = _any(rng, scene)
+    if item.radius < 16:
+        return None
+    after = replace(item, radius=item.radius / GROWTH)
+    return _swapped("smaller", phrase(rng, "smaller", shape=item.shape), scene, item, after)
+
+
+def _move(rng: np.random.Generator, scene: Scene) -> Edit | None:
+    item = _any(rng, scene)
+    direction = str(rng.choice(list(DIRECTIONS)))
+    step_x, step_y = DIRECTIONS[direction]
+    after = replace(item, x=item.x + step_x * MOVE_PIXELS, y=item.y + step_y * MOVE_PIXELS)
+    rest = scene.swap(item, None)
+    if not (fits(rest, after) and shows(rest, after)):
+        return None
+    return _swapped("move", phrase(rng, "move", shape=item.shape, direction=direction), scene, item, after)
+
+
+def _turn(rng: np.random.Generator, scene: Scene) -> Edit | None:
+    item = _any(rng, scene)
+    present = {other.shape for other in scene.items}
+    new = str(rng.choice([shape for shape in SHAPES if shape not in present]))
+    after = replace(item, shape=new)
+    return _swapped("turn", phrase(rng, "turn", shape=item.shape, new=new), scene, item, after)
+
+
+def _add(rng: np.random.Generator, scene: Scene) -> Edit | None:
+    present = {other.shape for other in scene.items}
+    shape = str(rng.choice([shape for shape in SHAPES if shape not in present]))
+    after = place(rng, scene, shape, radius=float(rng.uniform(*ADDED_RADIUS)))
+    if after is None:
+        return None
+    text = phrase(rng, "add", shape=shape, colour=after.colour)
+    return _swapped("add", text, scene, None, after)
+
+
+SHAPE_EDITS: dict[str, Draw] = {
+    "recolour": _recolour,
+    "background": _background,
+    "remove": _remove,
+    "bigger": _bigger,
+    "smaller": _smaller,
+    "move": _move,
+    "turn": _turn,
+    "add": _add,
+}
+KINDS = (*SHAPE_EDITS, *TONES)
+
+
+def _swapped(kind: str, text: str, scene: Scene, before: Item | None, after: Item | None) -> Edit:
+    """The edit that puts `after` in the place of `before`."""
+    items = tuple(item for item in scene.items if item != before)
+    target = replace(scene, items=items if after is None else (*items, after))
+    covered = [scene.mask(item) > 0 for item in (before, after) if item is not None]
+    mask = np.any(covered, axis=0)
+    # The shapes' own pixels and one beyond, for what rounds there.
+    mask = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.bool_)
+    colour = after.colour if after is not None else None
+    return Edit(kind, text, scene.render(), target.render(), mask, before, after, colour, target)
+
+
+def _any(rng: np.random.Generator, scene: Scene) -> Item:
+    return scene.items[rng.integers(len(scene.items))]
+
+
+def _other(rng: np.random.Generator, names: tuple[str, ...], present: str) -> str:
+    return str(rng.choice([name for name in names if name != present]))
+
+
+def reverse(rng: np.random.Generator, edit: Edit) -> Edit | None:
+    """The edit that undoes `edit`, with its own instruction; None where no instruction would say enough."""
+    kind, words = _undoing(edit)
+    if kind is None or edit.scene is None:
+        return None
+    return replace(
+        edit,
+        kind=kind,
+        instruction=phrase(rng, kind, **words),
+        source=edit.target,
+        target=edit.source,
+        before=edit.after,
+        after=edit.before,
+        colour=edit.before.colour if edit.before else None,
+        scene=None,
+    )
+
+
+def _undoing(edit: Edit) -> tuple[str | None, dict[str, str]]:
+    before, after = edit.before, edit.after
+    if after is None:
+        return None, {}
+    if edit.kind == "add":
+        return "remove", {"shape": after.shape}
+    assert before is not None
+    if edit.kind == "move":
+        opposite = (np.sign(before.x - after.x), np.sign(before.y - after.y))
+        direction = next(name for name, step in DIRECTIONS.items() if step == opposite)
+        return "move", {"shape": after.shape, "direction": direction}
+    return {
+        "recolour": ("recolour", {"shape": after.shape, "colour": before.colour}),
+        "bigger": ("smaller", {"shape": after.shape}),
+        "smaller": ("bigger", {"shape": after.shape}),
+        "turn": ("turn", {"shape": after.shape, "new": before.shape}),
+    }[edit.kind]

@@ -1,0 +1,51 @@
+"""How a person asks for each kind of edit."""
+
+import numpy as np
+
+PHRASES: dict[str, tuple[str, ...]] = {
+    "recolour": (
+        "make the {shape} {colour}",
+        "turn the {shape} {colour}",
+        "paint the {shape} {colour}",
+        "change the {shape} to {colour}",
+        "change the color of the {shape} to {colour}",
+    ),
+    "background": (
+        "change the background to {colour}",
+        "make the background {colour}",
+        "turn the background {colour}",
+        "set the background to {colour}",
+    ),
+    "remove": ("remove the {shape}", "delete the {shape}", "erase the {shape}", "take the {shape} away"),
+    "bigger": ("make the {shape} bigger", "make the {shape} larger", "enlarge the {shape}"),
+    "smaller": ("make the {shape} smaller", "shrink the {shape}", "reduce the {shape}"),
+    "move": ("move the {shape} {direction}", "move the {shape} to the {direction}", "shift the {shape} {direction}"),
+    "turn": (
+        "turn the {shape} into a {new}",
+        "change the {shape} into a {new}",
+        "make the {shape} a {new}",
+    ),
+    "add": ("add a {colour} {shape}", "draw a {colour} {shape}", "put a {colour} {shape} in the picture"),
+    "black and white": ("make it black and white", "turn it black and white", "make the picture black and white"),
+    "sepia": ("make it sepia", "turn it sepia", "make the picture sepia"),
+    "brighter": ("make it brighter", "make the picture brighter", "make it lighter"),
+    "darker": ("make it darker", "make the picture darker", "darken it"),
+    "inverted": ("invert the colors", "make it inverted", "invert it"),
+}
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+
+_SIDEWAYS = ("left", "right")
+
+
+def phrase(rng: np.random.Generator, kind: str, **words: str) -> str:
+    """One of the phrasings of `kind`, filled in; one in eight begins with a capital or ends with a full stop."""
+    choices = PHRASES[kind]
+    if kind == "move" and words["direction"] not in _SIDEWAYS:
+        # Nobody moves a thing "to the up".
+        choices = tuple(choice for choice in choices if "to the {direction}" not in choice)
+    text = choices[rng.integers(len(choices))].format(**words)
+    # The article of the only vowel among the colours.
+    text = text.replace(" a orange", " an orange")
+    if rng.random() < 0.125:
+        text = text[0].upper() + text[1:]
+    return text + "." if rng.random() < 0.125 else text

@@ -1,0 +1,106 @@
+"""A scene: a ground and up to four shapes, each of another sort, none overlapping."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from darkroom.pocket.world.colours import COLOURS, NAMES, Pixels, rgb
+from darkroom.pocket.world.grounds import ground
+from darkroom.pocket.world.shapes import SHAPES, coverage
+
+# Room between a shape and its neighbours or the border, in pixels.
+_MARGIN = 3.0
+# A shape whose colour is nearer to what is behind it than this would be hard to see.
+_CONTRAST = 0.42
+
+
+@dataclass(frozen=True)
+class Item:
+    """One shape: its centre and radius in pixels, its turn in degrees."""
+
+    shape: str
+    colour: str
+    x: float
+    y: float
+    radius: float
+    degrees: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A ground of [height, width, 3] in [0, 1] and the shapes on it."""
+
+    ground: Pixels
+    items: tuple[Item, ...]
+
+    @property
+    def width(self) -> int:
+        return int(self.ground.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.ground.shape[0])
+
+    def mask(self, item: Item) -> Pixels:
+        """[height, width] in [0, 1]: how much of each pixel `item` covers."""
+        return coverage(item.shape, item.x, item.y, item.radius, item.degrees, self.width, self.height)
+
+    def render(self) -> Pixels:
+        """[height, width, 3] in [0, 1]."""
+        image = self.ground
+        for item in self.items:
+            mask = self.mask(item)[..., None]
+            image = image * (1 - mask) + rgb(item.colour) * mask
+        return image.astype(np.float32)
+
+    def swap(self, old: Item, new: Item | None) -> "Scene":
+        """The scene with `new` in the place of `old`, or without it."""
+        kept = tuple(item for item in self.items if item != old)
+        return replace(self, items=kept if new is None else (*kept, new))
+
+
+def draw_scene(rng: np.random.Generator, width: int = 128, height: int = 128) -> Scene:
+    """A random scene with one to four shapes."""
+    scene = Scene(ground(rng, width, height), ())
+    shapes = rng.permutation(SHAPES)[: rng.choice([1, 2, 3, 4], p=[0.25, 0.35, 0.25, 0.15])]
+    for shape in shapes:
+        item = place(rng, scene, str(shape))
+        if item is not None:
+            scene = replace(scene, items=(*scene.items, item))
+    return scene if scene.items else draw_scene(rng, width, height)
+
+
+def place(rng: np.random.Generator, scene: Scene, shape: str, radius: float | None = None) -> Item | None:
+    """A free place for `shape`, in a colour that shows there; None where there is no room."""
+    for _ in range(20):
+        size = radius if radius is not None else float(rng.uniform(13, 27))
+        item = Item(
+            shape,
+            str(rng.choice(NAMES)),
+            float(rng.uniform(size + _MARGIN, scene.width - size - _MARGIN)),
+            float(rng.uniform(size + _MARGIN, scene.height - size - _MARGIN)),
+            size,
+            float(rng.uniform(-8, 8)),
+        )
+        if fits(scene, item) and shows(scene, item):
+            return item
+    return None
+
+
+def fits(scene: Scene, item: Item) -> bool:
+    """Whether `item` lies inside the picture and touches no other shape of the scene."""
+    reach = item.radius * 1.08
+    inside = reach <= item.x <= scene.width - reach and reach <= item.y <= scene.height - reach
+    apart = all(
+        np.hypot(item.x - other.x, item.y - other.y) >= 1.05 * (item.radius + other.radius) + _MARGIN
+        for other in scene.items
+    )
+    return bool(inside and apart)
+
+
+def shows(scene: Scene, item: Item) -> bool:
+    """Whether `item`'s colour stands out from the ground behind it."""
+    left, right = int(item.x - item.radius), int(item.x + item.radius)
+    top, bottom = int(item.y - item.radius), int(item.y + item.radius)
+    behind = scene.ground[max(top, 0) : bottom, max(left, 0) : right].mean(axis=(0, 1))
+    return bool(np.linalg.norm(behind - np.array(COLOURS[item.colour])) >= _CONTRAST)
