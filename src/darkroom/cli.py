@@ -6,8 +6,10 @@ import typer
 
 from darkroom.cli_batch import batch
 from darkroom.cli_bench import bench
+from darkroom.cli_doctor import doctor
 from darkroom.cli_edit import edit
 from darkroom.cli_endpoint import endpoint
+from darkroom.cli_pocket import pocket
 
 EPILOG = (
     "Exit codes: 0 all good · 1 a job or check failed · 2 wrong usage · 3 endpoint unreachable or key refused · "
@@ -27,6 +29,8 @@ app.command()(edit)
 app.command()(batch)
 app.command()(endpoint)
 app.command()(bench)
+app.command()(doctor)
+app.add_typer(pocket, name="pocket")
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from darkroom.cli_options import ApiKeyOption, EndpointOption, RunpodKeyOption, own_key, told
+from darkroom.cli_options import SOME_FAILED, ApiKeyOption, EndpointOption, RunpodKeyOption, own_key, told
 from darkroom.client.address import LOCAL_ENDPOINT
 from darkroom.client.batch.fields import parse_loras
 
@@ -105,6 +105,8 @@ def _edit(
         typer.echo(json.dumps({**reply.model_dump(mode="json"), "files": files}, indent=2))
     else:
         _tell(reply, paths, comparison)
+    if reply.failed:
+        raise typer.Exit(SOME_FAILED)
 
 
 def _tell(reply: Any, paths: list[Path], comparison: Path | None) -> None:
@@ -117,5 +119,7 @@ def _tell(reply: Any, paths: list[Path], comparison: Path | None) -> None:
         typer.echo(f"{comparison}  before and after")
     typer.echo(timings_text(reply.timings))
     typer.echo(cost_text(reply.cost))
+    for fault in reply.failed:
+        typer.secho(f"{fault.get('prompt')}: {fault.get('error')}", err=True, fg=typer.colors.RED)
     for warning in reply.warnings:
         typer.secho(f"warning: {warning}", err=True, fg=typer.colors.YELLOW)

@@ -37,8 +37,13 @@ def _row(kind: str, name: str, old: dict[str, float], new: dict[str, float]) -> 
     return f"| {kind} | {name.removesuffix('_ms')} | " + " | ".join(cells) + " |"
 
 
+def _kept(value: Any) -> Any:
+    """How many jobs were timed does not change how long one takes."""
+    return {k: v for k, v in value.items() if k not in ("cold", "warm")} if isinstance(value, dict) else value
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What else differs between the runs: ratios of unlike things say little."""
     parts = {"machine": "machine", "gpu": "worker's card", "settings": "settings", "endpoint": "endpoint"}
-    differing = [label for key, label in parts.items() if old.get(key) != new.get(key)]
+    differing = [label for key, label in parts.items() if _kept(old.get(key)) != _kept(new.get(key))]
     return [f"Note: the runs also differ in {', '.join(differing)}."] if differing else []

@@ -17,7 +17,8 @@ from darkroom.client import AsyncClient, ClientError, EditReply, JobFailed, Poll
 
 POLLING = Polling(least_seconds=0.02, most_seconds=0.1, share=0.02)
 """The wall clock is at most this much too long: 20 ms, or 2 % of a longer job."""
-WARM_UP_ROUNDS = 5
+WARM_UP_ROUNDS = 20
+WARM_UP_PAUSE_SECONDS = 0.5
 
 Kind = Literal["cold", "warm"]
 Request = Callable[[int], Mapping[str, Any]]
@@ -101,5 +102,9 @@ async def _warm_up(client: AsyncClient, request: Request, concurrency: int) -> N
     for number in range(WARM_UP_ROUNDS):
         first = -(number + 1) * concurrency
         jobs = [timed(client, "warm", request(first + lane)) for lane in range(concurrency)]
-        if not any(sample.was_cold for sample in await asyncio.gather(*jobs)):
+        samples = await asyncio.gather(*jobs)
+        # A worker that is still booting would meet its first job among the timed ones.
+        booting = (await client.health()).workers.initializing
+        if not booting and not any(sample.was_cold for sample in samples):
             return
+        await asyncio.sleep(WARM_UP_PAUSE_SECONDS if booting else 0.0)

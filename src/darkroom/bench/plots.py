@@ -7,7 +7,8 @@ from typing import Any
 
 COLOURS = {
     "queue": "#b8bcc4", "load": "#e07b39", "fetch": "#7aa6c2", "encode": "#5b8c5a", "denoise": "#3f5f9e",
-    "decode": "#8a6fb0", "upload": "#c2a14d", "rest of the worker": "#d9d9d9", "platform and client": "#f1c9c9",
+    "decode": "#8a6fb0", "upload": "#c2a14d", "rest of the worker": "#d9d9d9",
+    "wait for a worker": "#f1c9c9", "platform and client": "#dfd3e6",
 }
 
 
@@ -20,18 +21,22 @@ def write_plots(report: dict[str, Any], folder: Path) -> list[Path]:
     return [_phases(report, kinds, folder / "phases.png"), _latency(report, kinds, folder / "latency.png")]
 
 
-def shares(phases: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Mean milliseconds that add up to the mean wall clock: the worker's phases, its rest, and everything around."""
-    mean = {name.removesuffix("_ms"): values["mean"] for name, values in phases.items()}
-    parts = {name: mean[name] for name in COLOURS if name in mean}
-    total = mean.get("total", sum(parts.values()))
-    parts["rest of the worker"] = max(0.0, total - sum(parts.values()))
-    parts["platform and client"] = max(0.0, mean["wall"] - total)
-    return parts
+def shares(distributions: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Mean milliseconds that add up to the mean wall clock: the worker's phases, its rest, and everything around.
+
+    The wait for a worker is the platform's own delay: a boot for a cold job, the queue for a warm one.
+    """
+    mean = {name.removesuffix("_ms"): values["mean"] for name, values in distributions.items()}
+    phases_ms = {name: mean[name] for name in COLOURS if name in mean}
+    total = mean.get("total", sum(phases_ms.values()))
+    around = max(0.0, mean["wall"] - total)
+    wait = min(around, mean.get("platform_delay", 0.0))
+    rest = max(0.0, total - sum(phases_ms.values()))
+    return {"wait for a worker": wait, **phases_ms, "rest of the worker": rest, "platform and client": around - wait}
 
 
 def _phases(report: dict[str, Any], kinds: list[str], path: Path) -> Path:
-    figure, axes = _figure(len(kinds), 1, (9, 1.5 + 1.3 * len(kinds)))
+    figure, axes = _figure(len(kinds), 1, (10, 1.4 + 1.1 * len(kinds)))
     for axis, kind in zip(axes, kinds, strict=True):
         left = 0.0
         parts = shares(report[kind]["phases"])
@@ -47,7 +52,7 @@ def _phases(report: dict[str, Any], kinds: list[str], path: Path) -> Path:
         _plain(axis)
     axes[-1].set_xlabel("mean milliseconds per job")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=5, loc="upper center", frameon=False, fontsize=8)
+    figure.legend(handles, labels, ncols=6, loc="upper center", frameon=False, fontsize=8)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.55 / figure.get_figheight()))
     return _saved(figure, path)
 
@@ -58,13 +63,12 @@ def _latency(report: dict[str, Any], kinds: list[str], path: Path) -> Path:
         walls = sorted(s["wall_ms"] for s in report["samples"] if s["kind"] == kind and s["error"] is None)
         shares_below = [(number + 0.5) / len(walls) for number in range(len(walls))]
         axis.plot(walls, shares_below, marker="o", markersize=3.5, linewidth=1, color="#3f5f9e")
-        for name, height in (("p50", 0.5), ("p95", 0.95)):
-            value = report[kind]["phases"]["wall_ms"][name]
-            axis.axvline(value, color="#e07b39", linewidth=1, linestyle="--")
-            axis.annotate(f"{name} {value:.0f}", (value, height), textcoords="offset points", xytext=(4, -10),
-                          fontsize=8, color="#a04f1b")
-        axis.set_title(f"{kind}, {len(walls)} jobs", fontsize=10)
+        wall = report[kind]["phases"]["wall_ms"]
+        for name in ("p50", "p95"):
+            axis.axvline(wall[name], color="#e07b39", linewidth=1, linestyle="--")
+        axis.set_title(f"{kind}, {len(walls)} jobs: p50 {wall['p50']:.0f} ms, p95 {wall['p95']:.0f} ms", fontsize=10)
         axis.set_xlabel("wall clock of the client, milliseconds")
+        axis.locator_params(axis="x", nbins=6)
         axis.set_ylim(0, 1)
         axis.margins(x=0.15)
         _plain(axis)

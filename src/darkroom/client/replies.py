@@ -98,6 +98,8 @@ class EditReply(JobReply):
 
     image_url: str | None = None
     images: list[Picture] = []
+    failed: list[dict[str, Any]] = []
+    """Prompts of a list that could not run: index, prompt, error, code, retryable."""
 
 
 class JobCounts(_Reply):

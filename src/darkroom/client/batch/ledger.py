@@ -58,6 +58,11 @@ class Entry:
     error: dict[str, Any] | None = None
 
     @property
+    def faults(self) -> list[dict[str, Any]]:
+        """What went wrong: with the job as a whole, or with single prompts of it."""
+        return [self.error] if self.error else list((self.reply or {}).get("failed") or [])
+
+    @property
     def usd(self) -> float:
         """Dollars that the reply names, 0 where it names none."""
         cost = (self.reply or {}).get("cost") or {}

@@ -21,7 +21,7 @@ def write_reports(plan: Sequence[Planned], entries: Sequence[Entry], out: Path) 
     lines = [json.dumps(_result(planned, entry), ensure_ascii=False)
              for planned, entry in pairs if entry.state == "done"]
     write_atomically(out / "results.jsonl", "".join(f"{line}\n" for line in lines).encode())
-    failed = [(planned, entry) for planned, entry in pairs if entry.state == "failed"]
+    failed = [(planned, entry) for planned, entry in pairs if entry.state in ("done", "failed") and entry.faults]
     errors = out / "errors.csv"
     if failed:
         write_atomically(errors, _errors(failed).encode())
@@ -48,10 +48,11 @@ def _errors(failed: Sequence[tuple[Planned, Entry]]) -> str:
     writer = csv.writer(text)
     writer.writerow(ERROR_COLUMNS)
     for planned, entry in failed:
-        error = entry.error or {}
         images = ";".join(_shown(image) for image in planned.images)
-        writer.writerow([planned.where, images, planned.prompt, error.get("code"), error.get("retryable"),
-                         error.get("message"), entry.job_id])
+        for fault in entry.faults:
+            message = fault.get("message") or fault.get("error")
+            writer.writerow([planned.where, images, fault.get("prompt", planned.prompt), fault.get("code"),
+                             fault.get("retryable"), message, entry.job_id])
     return text.getvalue()
 
 

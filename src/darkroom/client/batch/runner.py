@@ -29,7 +29,7 @@ Listener = Callable[[Planned, Entry], None]
 
 @dataclass(frozen=True)
 class Summary:
-    """How a batch ended. `usd` counts the jobs that are done, those of earlier runs included."""
+    """How a batch ended. A job counts as failed when any prompt of it did; `usd` includes earlier runs."""
 
     total: int
     done: int
@@ -84,9 +84,9 @@ class Batch:
 
     def summary(self, seconds: float) -> Summary:
         """Counts and dollars as the ledger has them now."""
-        done = [entry for entry in self.entries if entry.state == "done"]
-        failed = sum(entry.state == "failed" for entry in self.entries)
-        return Summary(len(self.entries), len(done), failed, sum(entry.usd for entry in done), seconds)
+        ended = [entry for entry in self.entries if entry.state in ("done", "failed")]
+        failed = sum(bool(entry.faults) for entry in ended)
+        return Summary(len(self.entries), len(ended) - failed, failed, sum(entry.usd for entry in ended), seconds)
 
     def _unfinished(self) -> deque[int]:
         """Positions to work on: those that may be running first, since their results expire."""

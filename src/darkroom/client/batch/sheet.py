@@ -65,7 +65,7 @@ def _headline(summary: Summary) -> str:
 def _card(planned: Planned, entry: Entry, out: Path) -> str:
     before = "".join(_before(image) for image in planned.images)
     after = "".join(_after(record, out) for record in entry.files) or _nothing(entry)
-    state = " class=failed" if entry.state == "failed" else ""
+    state = " class=failed" if entry.faults else ""
     return (
         f"<article{state}><div class=pictures>{before}{after}</div><div class=text>"
         f"<p class=prompt>{html.escape(planned.prompt)}</p>"
@@ -83,6 +83,7 @@ def _facts(planned: Planned, entry: Entry) -> str:
     facts += [f"seed {', '.join(seeds)}"] if seeds else []
     facts += [f"{entry.seconds:.2f} s"] if entry.seconds is not None else []
     facts.append("price unknown" if usd is None else f"${usd:.5f}")
+    facts += [f"{fault.get('prompt')}: {fault.get('error')}" for fault in entry.faults]
     return " · ".join(facts)
 
 

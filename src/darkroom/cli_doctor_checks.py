@@ -1,0 +1,167 @@
+"""The checks of `darkroom doctor`: each looks at one thing and says what it found and what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from darkroom.errors import DarkroomError
+from darkroom.settings import Settings
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "runpod", "boto3", "pillow")
+GB = 10**9
+REAL_MODEL_BYTES = 57.7e9
+"""Transformer 40.9 + text encoder 16.6 + VAE 0.25 GB, in bf16."""
+LEAST_FREE_BYTES = 2e9
+"""Results, queue and logs of a day of work with the pocket model."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table; `remedy` is empty where nothing is to be done."""
+
+    check: str
+    state: Literal["ok", "warn", "fail"]
+    found: str
+    remedy: str = ""
+
+
+def examine(folder: Path) -> list[Finding]:
+    """All checks, in the order in which one would fix things."""
+    findings = [python(), *packages()]
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        return [*findings, *wrong_settings(error)]
+    if any(finding.check == "torch" and finding.state == "fail" for finding in findings):
+        return [*findings, disk(folder, 0.0), store(settings)]
+    return [*findings, *serving(settings, folder), store(settings)]
+
+
+def python() -> Finding:
+    """3.11 and 3.12 are what the pinned packages are tested with."""
+    found = ".".join(map(str, sys.version_info[:3]))
+    good = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    return Finding("Python", "ok", found) if good else Finding("Python", "fail", found, "install 3.11 or 3.12")
+
+
+def packages() -> Iterator[Finding]:
+    """What a worker imports."""
+    for name in PACKAGES:
+        try:
+            yield Finding(name, "ok", version(name))
+        except PackageNotFoundError:
+            yield Finding(name, "fail", "not installed", "make setup")
+
+
+def wrong_settings(error: ValidationError) -> list[Finding]:
+    """Each environment variable that makes no sense."""
+    return [
+        Finding("settings", "fail", fault["msg"], f"correct DARKROOM_{'_'.join(map(str, fault['loc'])).upper()}"
+                if fault["loc"] else "correct the variables named")
+        for fault in error.errors(include_url=False, include_input=False)
+    ]
+
+
+def serving(settings: Settings, folder: Path) -> list[Finding]:
+    """Card, memory, disk and models of the profile in force."""
+    from darkroom.models.shelf import read_card
+    from darkroom.models.specs import resolve
+
+    profile = resolve(settings, read_card())
+    specs = {role: profile.models[role] for role in settings.preload if role in profile.models}
+    models = [model(role, spec.repo, spec.revision) for role, spec in specs.items()]
+    missing = sum(found.found.startswith("not in the cache") for found in models)
+    on_gpu = profile.device == "cuda"
+    least_bytes = 3e9 if not on_gpu else 48e9 if profile.offload else 24e9
+    return [
+        card(profile.name, on_gpu=on_gpu, fp8=profile.precision == "fp8"),
+        memory(profile.name, least_bytes),
+        disk(folder, missing * REAL_MODEL_BYTES),
+        *models,
+    ]
+
+
+def card(profile: str, *, on_gpu: bool, fp8: bool) -> Finding:
+    """The card, and what it means for the profile, which needs a GPU or not, with FP8 or not."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        name = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor}"
+        if fp8 and (properties.major, properties.minor) < (8, 9):
+            return Finding("GPU", "fail", f"{name}; profile {profile} needs FP8 (sm_89)",
+                           "unset DARKROOM_PROFILE, or take an L4, L40S or H100")
+        return Finding("GPU", "ok", f"{name}; profile {profile}")
+    if on_gpu:
+        return Finding("GPU", "fail", f"none, and profile {profile} needs one",
+                       "install a CUDA build of torch and a driver, or set DARKROOM_PROFILE=pocket")
+    return Finding("GPU", "warn", "none; the pocket model runs on the CPU",
+                   "fine for trying and testing; real models need a GPU, see docs/deploy.md")
+
+
+def memory(profile: str, least_bytes: float) -> Finding:
+    """Main memory; weights of a real model pass through it on their way to the card."""
+    if not hasattr(os, "sysconf"):
+        return Finding("memory", "warn", "unknown on this system")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = f"{total / 2**30:.1f} GiB"
+    if total >= least_bytes:
+        return Finding("memory", "ok", found)
+    return Finding("memory", "warn", found, f"profile {profile} wants {least_bytes / 2**30:.0f} GiB")
+
+
+def disk(folder: Path, needed_bytes: float) -> Finding:
+    """Room for results, and for models that are still to be downloaded."""
+    place = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    free, least = shutil.disk_usage(place).free, needed_bytes + LEAST_FREE_BYTES
+    found = f"{free / GB:.0f} GB free"
+    if free >= least:
+        return Finding("disk", "ok", found)
+    return Finding("disk", "fail", found, f"make {least / GB:.0f} GB free, or set HF_HOME to a larger disk")
+
+
+def model(role: str, repo: str, revision: str | None) -> Finding:
+    """Is it there and whole? Nothing is downloaded."""
+    from darkroom.models.shelf import EDITOR_PARTS
+    from darkroom.models.specs import ModelSpec
+    from darkroom.models.weights import locate, size_bytes, verify
+
+    check = f"model: {role}"
+    if not Path(repo).is_dir() and not Path(repo).is_absolute():
+        return _cached(check, repo, revision)
+    try:
+        folder = locate(ModelSpec(repo, revision), EDITOR_PARTS)
+        verify(folder)
+    except DarkroomError as error:
+        return Finding(check, "fail", error.message, "git checkout the weights, or darkroom pocket train --install")
+    return Finding(check, "ok", f"{folder.parent.name}/{folder.name}, {size_bytes(folder) / 1e6:.1f} MB")
+
+
+def _cached(check: str, repo: str, revision: str | None) -> Finding:
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(repo, "model_index.json", revision=revision), str):
+        return Finding(check, "ok", f"{repo} is in the cache")
+    return Finding(check, "warn", f"not in the cache: {repo}",
+                   f"the first start downloads {REAL_MODEL_BYTES / GB:.0f} GB; put HF_HOME on a network volume")
+
+
+def store(settings: Settings) -> Finding:
+    """A small file goes in and comes back."""
+    from darkroom.storage import open_store
+
+    place = settings.store if settings.store.startswith("s3://") else "folder"
+    try:
+        open_store(settings).check()
+    except DarkroomError as error:
+        return Finding("store", "fail", error.message, "correct DARKROOM_STORE and the BUCKET_ variables")
+    return Finding("store", "ok", f"{place}: written and read back")
