@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +32,11 @@ def silent_port() -> Iterator[int]:
     """A port that takes connections and never says a word."""
     with http.silence() as port:
         yield port
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pocket checkpoint with seeded random weights: noise to look at, but every law of the engine holds for it."""
+    from darkroom.pocket.family import build
+
+    return build(tmp_path_factory.mktemp("family") / "edit", seed=0)

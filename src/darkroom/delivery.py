@@ -72,22 +72,21 @@ def reply(store: Store, manifest: dict[str, Any], wish: Wish, most_bytes: int) -
     warnings = list(manifest["warnings"])
     if not linked and not _fits(manifest, most_bytes):
         if not store.links:
-            raise _too_large(manifest, most_bytes)
+            raise _too_large(store, manifest, most_bytes)
         warnings.append("the result is too large for base64 in a reply; it is answered with links")
         linked = True
-    return _checked(_reply(store, manifest, wish, warnings, linked), manifest, most_bytes)
+    return _checked(_reply(store, manifest, wish, warnings, linked), store, manifest, most_bytes)
 
 
 def _reply(store: Store, manifest: dict[str, Any], wish: Wish, warnings: list[str], linked: bool) -> dict[str, Any]:
     folder, expires = manifest["folder"], wish.expires_seconds
     images = []
-    for entry in manifest["files"]:
-        if not entry["media_type"].startswith("image/") or "seed" not in entry:
-            continue
+    for entry in _pictures(manifest):
         key = f"{folder}/{entry['name']}"
         url = store.link(key, expires) if linked else data_uri(entry["media_type"], store.get(key))
         about = {name: entry.get(name) for name in ("sha256", "width", "height", "seed", "prompt")}
-        images.append({"url": url, "key": key, **about, "expires_at": _expires_at(expires) if linked else None})
+        until = _expires_at(expires) if linked and store.links_expire else None
+        images.append({"url": url, "key": store.place(key), **about, "expires_at": until})
     own = {name: value for name, value in manifest["reply"].items() if value not in ([], None)}
     return {
         **({"image_url": images[0]["url"], "images": images} if images else {}),
@@ -99,6 +98,11 @@ def _reply(store: Store, manifest: dict[str, Any], wish: Wish, warnings: list[st
     }
 
 
+def _pictures(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results that the caller asked for: pictures made from a seed, without plots and grids."""
+    return [entry for entry in manifest["files"] if entry["media_type"].startswith("image/") and "seed" in entry]
+
+
 def data_uri(media_type: str, data: bytes) -> str:
     """The bytes as a data URI."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
@@ -106,19 +110,19 @@ def data_uri(media_type: str, data: bytes) -> str:
 
 def _fits(manifest: dict[str, Any], most_bytes: int) -> bool:
     """Whether the pictures can stand in the reply; the first stands there twice (image_url)."""
-    sizes = [entry["bytes"] for entry in manifest["files"] if entry["media_type"].startswith("image/")]
-    return (sum(sizes) + (sizes[0] if sizes else 0)) * BASE64_GROWTH < most_bytes * 0.98
+    sizes = [entry["bytes"] for entry in _pictures(manifest)]
+    return bool((sum(sizes) + sum(sizes[:1])) * BASE64_GROWTH < most_bytes * 0.98)
 
 
-def _checked(answer: dict[str, Any], manifest: dict[str, Any], most_bytes: int) -> dict[str, Any]:
+def _checked(answer: dict[str, Any], store: Store, manifest: dict[str, Any], most_bytes: int) -> dict[str, Any]:
     # The SDK loses what is no JSON or too long with no more than a line in the log, so it is measured here.
     if len(json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()) > most_bytes:
-        raise _too_large(manifest, most_bytes)
+        raise _too_large(store, manifest, most_bytes)
     return answer
 
 
-def _too_large(manifest: dict[str, Any], most_bytes: int) -> ResultTooLarge:
-    keys = [f"{manifest['folder']}/{entry['name']}" for entry in manifest["files"]]
+def _too_large(store: Store, manifest: dict[str, Any], most_bytes: int) -> ResultTooLarge:
+    keys = [store.place(f"{manifest['folder']}/{entry['name']}") for entry in manifest["files"]]
     return ResultTooLarge(
         f"the result is stored, but larger than the {most_bytes / 1e6:.1f} MB that a reply may have, and this worker's "
         "store makes no links; use a bucket, fewer images, or webp",

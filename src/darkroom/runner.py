@@ -18,6 +18,8 @@ GPU_FAULT_SIGNS = ("CUDA error", "device-side assert", "CUBLAS_STATUS", "CUDNN_S
 OOM_BEFORE_REFRESH = 2
 """So many jobs in a row without memory mean that the memory is lost to fragments or a leak, not to the jobs."""
 
+Listen = Callable[[Progress | Artifact], None]
+
 
 class Runner:
     """Runs one job's work at a time on one dedicated thread; the event loop stays free to hear stop signals."""
@@ -32,20 +34,18 @@ class Runner:
         future = asyncio.get_running_loop().run_in_executor(self._thread, function)
         return await _settled(future, threading.Event())
 
-    async def run(
-        self, start: Callable[[], Work], on_artifact: Callable[[Artifact], None], on_progress: Callable[[Progress], None]
-    ) -> dict[str, Any]:
+    async def run(self, start: Callable[[], Work], listen: Listen) -> dict[str, Any]:
         """Drive a recipe to its end and return its own fields.
 
-        The callbacks run on the torch thread. Between any two yields the work is dropped when the surrounding
-        task has been cancelled or the time is up. Raises CancelledError only after the thread is free again,
-        otherwise a DarkroomError whatever went wrong.
+        `listen` hears every artifact and all progress, on the torch thread. Between any two yields the work is
+        dropped when the surrounding task has been cancelled or the time is up. Raises CancelledError only after
+        the thread is free again, otherwise a DarkroomError whatever went wrong.
         """
         stop = threading.Event()
 
         def drive() -> dict[str, Any]:
             try:
-                fields = self._drive(start, on_artifact, on_progress, stop)
+                fields = self._drive(start, listen, stop)
                 self._out_of_memory_in_a_row = 0
                 return fields
             except Exception as error:  # the only broad except: every fault of a recipe becomes a code here
@@ -59,13 +59,7 @@ class Runner:
         """Wait for the running job and let the thread go."""
         self._thread.shutdown(wait=True)
 
-    def _drive(
-        self,
-        start: Callable[[], Work],
-        on_artifact: Callable[[Artifact], None],
-        on_progress: Callable[[Progress], None],
-        stop: threading.Event,
-    ) -> dict[str, Any]:
+    def _drive(self, start: Callable[[], Work], listen: Listen, stop: threading.Event) -> dict[str, Any]:
         deadline = time.monotonic() + self._job_seconds
         if stop.is_set():
             raise Cancelled("the job was cancelled before it began")
@@ -77,7 +71,7 @@ class Runner:
                     raise Cancelled("the job was cancelled")
                 if time.monotonic() > deadline:
                     raise TimedOut(f"the job ran longer than {self._job_seconds:g} seconds")
-                (on_artifact if isinstance(event, Artifact) else on_progress)(event)  # type: ignore[operator]
+                listen(event)
         except StopIteration as end:
             return dict(end.value)
         finally:

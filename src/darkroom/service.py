@@ -121,11 +121,14 @@ class Service:
             ticket.clock.add("queue", started[0] - asked)
             return run.start(ticket.job, desk)
 
-        def tell(progress: Progress) -> None:
-            feed.update({"stage": progress.stage, "done": progress.done, "total": progress.total})
+        def listen(event: Progress | Artifact) -> None:
+            if isinstance(event, Artifact):
+                artifacts.append(event)
+            else:
+                feed.update({"stage": event.stage, "done": event.done, "total": event.total})
 
         try:
-            fields = await self._runner.run(start, artifacts.append, tell)
+            fields = await self._runner.run(start, listen)
         finally:
             await feed.close()
         ticket.gpu_seconds = time.perf_counter() - started[0]
@@ -151,7 +154,7 @@ class Service:
     # -- idempotency ----------------------------------------------------------------------------
 
     def _known(self, ticket: Ticket) -> dict[str, Any] | None:
-        """The reply to an earlier job with this key, from its stored manifest. Raises InvalidInput for another request."""
+        """The reply to an earlier job of this key, from its manifest. Raises InvalidInput for another request."""
         try:
             record = json.loads(ticket.store.get(f"idempotency/{ticket.job.idempotency_key}.json"))
         except MissingKey:

@@ -50,6 +50,13 @@ class Store(Protocol):
     def links(self) -> bool:
         """Whether `link` gives addresses."""
 
+    @property
+    def links_expire(self) -> bool:
+        """Whether an address that `link` gave stops working after its time."""
+
+    def place(self, key: str) -> str:
+        """The key as the store's owner sees it, with the prefix that was configured."""
+
     def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store all of `data` or nothing, replacing what was there. Raises UploadFailed."""
 
@@ -164,6 +171,15 @@ class FolderStore:
     def links(self) -> bool:
         """Whether a public address was given."""
         return self._public_url is not None
+
+    @property
+    def links_expire(self) -> bool:
+        """Never: a folder is served as it is."""
+        return False
+
+    def place(self, key: str) -> str:
+        """The key itself: a folder has no prefix."""
+        return _checked(key)
 
     def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store `data`; a folder keeps no media types. Raises UploadFailed."""
@@ -284,6 +300,15 @@ class S3Store:
     def links(self) -> bool:
         """Always: any object can be signed."""
         return True
+
+    @property
+    def links_expire(self) -> bool:
+        """Always: they are signed for a time."""
+        return True
+
+    def place(self, key: str) -> str:
+        """The key with its prefix, as it stands in the bucket."""
+        return self._key(_checked(key))
 
     def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store `data` with its media type, in parts if it is large. Raises UploadFailed."""

@@ -81,12 +81,14 @@ def _refuse_unknown(fields: Mapping[str, Any], model: type[JobInput]) -> None:
         if name not in model.model_fields:
             known = [*model.model_fields, *model.aliases]
             raise InvalidInput(f"{_short(name)} is not a field of {fields['type']}{_suggest(name, known)}",
-                               field=str(name)[:100])
+                               field=str(name)[:100] or "input")
 
 
 def _named(errors: list[ErrorDetails]) -> InvalidInput:
     """The first fault as the message; all of them in the details."""
-    faults = [{"field": _field(error), "message": _message(error)} for error in errors]
+    named = [{"field": _field(error), "message": _message(error)} for error in errors]
+    # Of the branches of a union the one that got further knows more: prompt[0] is no text, not prompt.
+    faults = [a for a in named if not any(b["field"].startswith(a["field"] + "[") for b in named)]
     first = faults[0]
     details = {"faults": faults[:20]} if len(faults) > 1 else {}
     return InvalidInput(f"{first['field']}: {first['message']}", field=first["field"], details=details)

@@ -224,7 +224,7 @@ class Editor:
 
 
 def fit(area: int, ratio: float) -> tuple[int, int]:
-    """(width, height) of about `area` pixels at width / height = ratio, both multiples of 32 as diffusers rounds them."""
+    """(width, height) of about `area` pixels at width / height = ratio, in multiples of 32 as diffusers rounds."""
     width = (area * ratio) ** 0.5
     height = width / ratio
     return max(32, round(width / 32) * 32), max(32, round(height / 32) * 32)

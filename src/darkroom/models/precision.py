@@ -19,7 +19,7 @@ def compute_dtype(precision: Precision) -> torch.dtype:
 
 
 def store_in_fp8(module: Any) -> Any:
-    """Keep a module's matrices as float8_e4m3fn and widen each while it computes; halves bf16's memory, adds no speed."""
+    """Keep matrices as float8_e4m3fn and widen each while it computes: half of bf16's memory, no more speed."""
     from diffusers.hooks.layerwise_casting import apply_layerwise_casting
 
     apply_layerwise_casting(

@@ -167,8 +167,8 @@ class Shelf:
             self.evict(next(iter(self._editors)))
         if need > self.budget_bytes:
             raise ModelNotReady(
-                f"the {role} model needs {need / GIB:.1f} GiB and the memory budget is {self.budget_bytes / GIB:.1f} GiB;"
-                " choose a smaller profile or raise DARKROOM_MEMORY_BUDGET_GIB"
+                f"the {role} model needs {need / GIB:.2f} GiB and the memory budget is "
+                f"{self.budget_bytes / GIB:.2f} GiB; choose a smaller profile or raise DARKROOM_MEMORY_BUDGET_GIB"
             )
 
     def _residency(self) -> Resident:

@@ -32,7 +32,8 @@ MAX_TEXT_TOKENS = 1024
 class VisualTokens:
     """What the vision tower says of the pictures.
 
-    tokens: [sum of n_i, D], merged 2 x 2, rows first. grids: [pictures, 3] patches (time, height, width) before merging.
+    tokens: [sum of n_i, D], merged 2 x 2, rows first.
+    grids: [pictures, 3], patches (time, height, width) before merging.
     """
 
     tokens: Tensor

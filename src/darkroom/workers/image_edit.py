@@ -20,6 +20,7 @@ from darkroom.models.sight import PromptTooLong
 from darkroom.technique.sampling import sample
 from darkroom.workers.recipe import Desk, Progress, Recipe, Work
 
+
 @dataclass(frozen=True)
 class Picture:
     """One picture to make: its prompt's position and text, its noise's seed."""
