@@ -6,6 +6,7 @@ import gc
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -135,6 +136,7 @@ class Shelf:
         folder = locate(spec, EDITOR_PARTS)
         verify(folder)
         keys = {part: (part, fingerprint(folder / part)) for part in LOADERS}
+        self._claim(role, keys.values())
         self._make_room(role, folder, [part for part, key in keys.items() if key not in self._parts])
         residency = self._residency()
         modules = {part: self._part(role, key, folder / part, residency) for part, key in keys.items()}
@@ -146,6 +148,12 @@ class Shelf:
             residency=residency,
             max_batch=self.profile.max_batch,
         )
+
+    def _claim(self, role: str, keys: Iterable[tuple[Any, ...]]) -> None:
+        """Mark what is loaded already as used, so that making room does not throw it out."""
+        for key in keys:
+            if key in self._parts:
+                self._parts[key].roles.add(role)
 
     def _part(self, role: str, key: tuple[Any, ...], folder: Path, residency: Resident) -> Any:
         """Load a part, or share the equal one that another role has loaded."""
