@@ -154,3 +154,34 @@ async def test_closing_answers_everyone(dispatch: Dispatch) -> None:
     dispatch.close()
     polled, stops, job = await asyncio.wait_for(waits, 1)
     assert (len(taken), polled, stops, job.status) == (1, [], [], "IN_PROGRESS")
+
+
+async def test_a_worker_that_hung_up_gets_no_job(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    gone = asyncio.get_running_loop().create_future()
+    poll = asyncio.create_task(dispatch.take(seat, 1, busy=False, seconds=5, gone=gone))
+    await asyncio.sleep(0.01)
+    gone.set_result(None)
+    assert await poll == []
+    dispatch.submit(new("a"))
+    assert dispatch.queue.get("a").status == "IN_QUEUE"
+
+
+async def test_only_the_newest_poll_of_a_worker_counts(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    old = asyncio.create_task(dispatch.take(seat, 1, busy=False, seconds=5))
+    await asyncio.sleep(0.01)
+    fresh = asyncio.create_task(dispatch.take(seat, 1, busy=False, seconds=5))
+    assert await old == []
+    dispatch.submit(new("a"))
+    assert [work.job.id for work in await fresh] == ["a"]
+
+
+async def test_a_worker_is_idle_once_it_asks_and_has_nothing(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    dispatch.submit(new("a"))
+    await dispatch.take(seat, 1, busy=False, seconds=1)
+    dispatch.finish(seat, "a", DONE)
+    assert seat.idle_since is None, "it has not asked again yet"
+    await dispatch.take(seat, 1, busy=False, seconds=0.01)
+    assert seat.idle_since is not None

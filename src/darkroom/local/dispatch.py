@@ -11,6 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from darkroom.errors import Internal
 from darkroom.local.job import Job, NewJob, Outcome, Work, failure
@@ -94,10 +95,12 @@ class Dispatch:
 
     # -- for workers ----------------------------------------------------------------------------
 
-    async def take(self, seat: Seat, count: int, *, busy: bool, seconds: float) -> list[Work]:
+    async def take(self, seat: Seat, count: int, *, busy: bool, seconds: float,
+                   gone: asyncio.Future[None] | None = None) -> list[Work]:
         """Up to `count` jobs as soon as there is one; none after `seconds`, or when the worker must leave.
 
-        `busy` is the worker's own word on whether it works on anything.
+        `busy` is the worker's own word on whether it works on anything; `gone` ends when it has hung up, for
+        a job in an answer that nobody reads would be lost.
         """
         now = self.roster.now()
         seat.heard_at = now
@@ -110,16 +113,18 @@ class Dispatch:
         if seat.leaving or self.closing.is_set():
             await asyncio.sleep(LEAVING_POLL_SECONDS)
             return []
-        poll = Poll(seat, count)
+        self._drop_polls(seat)
+        poll = seat.poll = Poll(seat, count)
         self._polls.append(poll)
-        seat.polling = True
         if not seat.held and seat.idle_since is None:
             seat.idle_since = now
         self._hand_out()
-        await asyncio.wait({poll.answer}, timeout=seconds)
+        news: set[asyncio.Future[Any]] = {poll.answer} if gone is None else {poll.answer, gone}
+        await asyncio.wait(news, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         if poll in self._polls:
             self._polls.remove(poll)
-        seat.polling = False
+        if seat.poll is poll:
+            seat.poll = None
         return poll.answer.result() if poll.answer.done() else []
 
     async def stops(self, seat: Seat, seconds: float) -> list[str]:
@@ -159,9 +164,7 @@ class Dispatch:
         seat.leaving = True
         seat.leaving_since = self.roster.now()
         seat.stop_news.set()
-        for poll in [poll for poll in self._polls if poll.seat is seat]:
-            self._polls.remove(poll)
-            poll.answer.set_result([])
+        self._drop_polls(seat)
 
     def bury(self, worker: str) -> None:
         """A worker's process is gone: its jobs go to others, or fail."""
@@ -199,6 +202,11 @@ class Dispatch:
             poll.seat.held |= {work.job.id: Hold(taken_at=now) for work in works}
             poll.answer.set_result(works)
         self.changed.set()
+
+    def _drop_polls(self, seat: Seat) -> None:
+        for poll in [poll for poll in self._polls if poll.seat is seat]:
+            self._polls.remove(poll)
+            poll.answer.set_result([])
 
     def _settle(self, seat: Seat) -> None:
         """The worker works on nothing: a job that it still held has no result and will get none.

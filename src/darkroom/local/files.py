@@ -5,8 +5,10 @@ from __future__ import annotations
 import mimetypes
 from pathlib import Path
 
-from fastapi import APIRouter, HTTPException
+from fastapi import APIRouter, Depends, HTTPException
 from fastapi.responses import FileResponse
+
+from darkroom.local.guard import Guard
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -17,9 +19,10 @@ HEADERS = {
 }
 
 
-def file_routes(store: Path, segment: str) -> APIRouter:
-    """GET /files/… for everything in `store` but dot files (the spool among them); `segment` opens each path."""
-    routes = APIRouter(prefix="/files" + (f"/{segment}" if segment else ""))
+def file_routes(store: Path, guard: Guard) -> APIRouter:
+    """GET /files/… for everything in `store` but dot files (the spool among them)."""
+    segment = f"/{guard.files_segment}" if guard.files_segment else ""
+    routes = APIRouter(prefix=f"/files{segment}", dependencies=[Depends(guard.visitor)])
 
     @routes.api_route("/{path:path}", methods=["GET", "HEAD"])
     async def file(path: str) -> FileResponse:

@@ -16,6 +16,8 @@ class Guard:
 
     def __init__(self, config: EndpointConfig) -> None:
         self._key = None if config.api_key is None else config.api_key.get_secret_value()
+        self._public_host = _hostname(config.public_url or "")
+        self._public_netloc = urlsplit(config.public_url or "").netloc or None
         self.worker_token = secrets.token_urlsafe(24)
         # A link to a result must work without a header, as a presigned one does: with a key, the links carry a
         # segment that only those know who were given a link. It is the same after a restart.
@@ -23,6 +25,7 @@ class Guard:
 
     async def client(self, request: Request) -> None:
         """A client of API v2: the key, bare or as a bearer token, when the endpoint has one."""
+        await self.visitor(request)
         self._own_page(request)
         if self._key is None:
             return
@@ -39,16 +42,16 @@ class Guard:
         if not hmac.compare_digest(given.encode(), self.worker_token.encode()):
             raise HTTPException(401, "this worker does not belong to this run of the endpoint")
 
-    def _own_page(self, request: Request) -> None:
-        """Without a key, any web page open on this machine could send jobs here: browsers name the page's origin.
-
-        The Host header is checked too, for a page may have its own name resolve to this machine.
-        """
-        host = request.headers.get("host", "")
-        if self._key is None and not is_loopback(_hostname(f"//{host}")):
+    async def visitor(self, request: Request) -> None:
+        """Anyone who asks for this endpoint by a name of its own: another site's may be made to resolve to it."""
+        host = _hostname(f"//{request.headers.get('host', '')}")
+        if self._key is None and host != self._public_host and not is_loopback(host):
             raise HTTPException(403, "without an API key this endpoint answers to 127.0.0.1 and localhost only")
+
+    def _own_page(self, request: Request) -> None:
+        """Any web page that is open on this machine could send jobs here, but browsers name the page's origin."""
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and urlsplit(origin).netloc not in (request.headers.get("host"), self._public_netloc):
             raise HTTPException(403, "other sites' pages may not use this endpoint")
 
 

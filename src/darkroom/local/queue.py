@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 CREATE TABLE IF NOT EXISTS inputs (job TEXT PRIMARY KEY, input TEXT NOT NULL, s3_config TEXT);
 CREATE INDEX IF NOT EXISTS jobs_by_turn ON jobs (status, low_priority, position, queued_at);
 CREATE INDEX IF NOT EXISTS jobs_by_position ON jobs (position);
+CREATE INDEX IF NOT EXISTS jobs_by_expiry ON jobs (queued_at + ttl) WHERE status IN ('IN_QUEUE', 'IN_PROGRESS');
 CREATE INDEX IF NOT EXISTS jobs_by_webhook ON jobs (webhook_due) WHERE webhook_due IS NOT NULL;
 CREATE TABLE IF NOT EXISTS chunks (number INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL, chunk TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS chunks_by_job ON chunks (job, number);
@@ -166,7 +167,9 @@ class JobQueue:
         """End every job that outlived its ttl, or its execution timeout."""
         now = self._clock()
         with self._transaction():
-            old = self._ids("status IN ('IN_QUEUE', 'IN_PROGRESS') AND queued_at + ttl <= ?", now)
+            old = [row["id"] for row in self._db.execute(
+                """SELECT id FROM jobs INDEXED BY jobs_by_expiry
+                   WHERE status IN ('IN_QUEUE', 'IN_PROGRESS') AND queued_at + ttl <= ?""", (now,)).fetchall()]
             slow = self._ids("status = 'IN_PROGRESS' AND started_at + execution_timeout <= ?", now)
             return [*(self._timed_out(id, "ttl") for id in old),
                     *(self._timed_out(id, "execution_timeout") for id in slow if id not in old)]
@@ -319,7 +322,8 @@ class JobQueue:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk has ended it already
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 

@@ -22,7 +22,8 @@ class Seat:
     """One worker. It is booting until it first asks for a job; a `leaving` one gets no more jobs; `refresh` says
     that it asked for a restart; `heard_at` is its last sign of life.
 
-    A worker is idle while it holds no job and asks for one. (The SDK pauses for up to a second before it asks.)
+    A worker is idle while it holds no job and asks for one: `poll` is its open job-take. (The SDK pauses for up
+    to a second before it asks.)
     """
 
     worker: str
@@ -31,7 +32,7 @@ class Seat:
     booting: bool = True
     leaving: bool = False
     refresh: bool = False
-    polling: bool = False
+    poll: object | None = None
     idle_since: float | None = None
     leaving_since: float | None = None
     held: dict[str, Hold] = field(default_factory=dict)
@@ -39,7 +40,7 @@ class Seat:
 
     def let_go(self, job: str, now: float) -> None:
         """The worker no longer works on `job`."""
-        if self.held.pop(job, None) is not None and not self.held and self.polling:
+        if self.held.pop(job, None) is not None and not self.held and self.poll is not None:
             self.idle_since = now
 
 

@@ -88,7 +88,7 @@ def build_app(config: EndpointConfig, dispatch: Dispatch, guard: Guard) -> FastA
     app.include_router(worker_routes(config, dispatch, guard))
     app.include_router(page_routes(config))
     if config.store is not None:
-        app.include_router(file_routes(config.store, guard.files_segment))
+        app.include_router(file_routes(config.store, guard))
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
@@ -96,6 +96,12 @@ def build_app(config: EndpointConfig, dispatch: Dispatch, guard: Guard) -> FastA
         reply = answer(json_object({"error": sentence}, {}))
         reply.status_code = error.status_code
         reply.headers.update(error.headers or {})
+        return reply
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        reply = answer(json_object({"error": "the endpoint failed on this request; its log says why"}, {}))
+        reply.status_code = 500
         return reply
 
     return app

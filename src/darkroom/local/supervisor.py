@@ -76,12 +76,14 @@ class Supervisor:
             await first_of(0.1, hurry)
         for process in self._processes.values():
             process.kill()
-        if self._watchers:
-            await asyncio.wait(self._watchers)
+        await asyncio.gather(*self._watchers)
 
     # -- one tick -------------------------------------------------------------------------------
 
     async def _tick(self, now: float) -> None:
+        for watcher in [watcher for watcher in self._watchers if watcher.done()]:
+            self._watchers.discard(watcher)
+            watcher.result()  # what went wrong with a burial must not go unseen
         if now - self._expired_at >= TICK_SECONDS:
             self._expired_at = now
             self._dispatch.expire()
@@ -142,7 +144,6 @@ class Supervisor:
         self._processes[worker] = process
         watcher = asyncio.create_task(self._watch(worker, process))
         self._watchers.add(watcher)
-        watcher.add_done_callback(self._watchers.discard)
 
     async def _watch(self, worker: str, process: WorkerProcess) -> None:
         code = await process.ended()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from darkroom.local.api import answer
 from darkroom.local.config import MIB, EndpointConfig
 from darkroom.local.dispatch import Dispatch
 from darkroom.local.guard import Guard
-from darkroom.local.job import Outcome, failure, json_object, work_body
+from darkroom.local.job import Outcome, Work, failure, json_object, work_body
 from darkroom.local.receive import read_body
 from darkroom.local.roster import Seat
 
@@ -55,17 +56,23 @@ def worker_routes(config: EndpointConfig, dispatch: Dispatch, guard: Guard) -> A
             raise HTTPException(404, "this worker was given up")
         return seat
 
+    async def take(request: Request, worker: str, count: int, job_in_progress: str) -> list[Work]:
+        gone = asyncio.ensure_future(_hung_up(request))
+        try:
+            return await dispatch.take(seat_of(worker), count, busy=job_in_progress == "1",
+                                       seconds=config.poll_seconds, gone=gone)
+        finally:
+            gone.cancel()
+
     @routes.get("/job-take/{worker}")
-    async def job_take(worker: str, job_in_progress: str = "0") -> Response:
-        busy = job_in_progress == "1"
-        works = await dispatch.take(seat_of(worker), 1, busy=busy, seconds=config.poll_seconds)
+    async def job_take(request: Request, worker: str, job_in_progress: str = "0") -> Response:
+        works = await take(request, worker, 1, job_in_progress)
         return answer(work_body(works[0])) if works else Response(status_code=204)
 
     @routes.get("/job-take-batch/{worker}")
-    async def job_take_batch(worker: str, batch_size: int = 1, job_in_progress: str = "0") -> Response:
-        count = max(1, min(MAX_BATCH, batch_size))
-        busy = job_in_progress == "1"
-        works = await dispatch.take(seat_of(worker), count, busy=busy, seconds=config.poll_seconds)
+    async def job_take_batch(request: Request, worker: str, batch_size: int = 1,
+                             job_in_progress: str = "0") -> Response:
+        works = await take(request, worker, max(1, min(MAX_BATCH, batch_size)), job_in_progress)
         return answer(f"[{', '.join(map(work_body, works))}]") if works else Response(status_code=204)
 
     @routes.get("/job-stop/{worker}")
@@ -106,6 +113,11 @@ def worker_routes(config: EndpointConfig, dispatch: Dispatch, guard: Guard) -> A
         return answer(json.dumps({"accepted": accepted}))
 
     return routes
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 @dataclass(frozen=True)
