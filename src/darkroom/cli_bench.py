@@ -30,8 +30,8 @@ def bench(
     same_picture: Annotated[bool, typer.Option("--same-picture", help="Let caches of encodings help.")] = False,
     workers: Annotated[int | None, typer.Option(help="Workers of the endpoint started here; -c by default.")] = None,
     handler: Annotated[Path, typer.Option(help="The worker of the endpoint started here.")] = Path("handler.py"),
-    cold_wait: Annotated[float, typer.Option(
-        help="Seconds to wait at most for a remote endpoint's workers to stop.")] = 900.0,
+    idle_timeout: Annotated[float, typer.Option(
+        min=0.0, help="Seconds without jobs after which a running endpoint's workers are gone.")] = 70.0,
     endpoint: Annotated[str | None, typer.Option(
         "--endpoint", "-e", envvar="DARKROOM_ENDPOINT", metavar="URL|ID", rich_help_panel="Endpoint",
         help="An endpoint that runs already; without it fresh ones are started here.")] = None,
@@ -50,7 +50,7 @@ def bench(
         report = _bench(
             cold=cold, warm=warm, concurrency=concurrency, image=image, prompt=prompt, fields=fields,
             same_picture=same_picture, compare=compare, cards=card or [], endpoint=endpoint, api_key=key,
-            cold_wait=cold_wait, workers=workers or concurrency, handler=handler, out=out,
+            idle_timeout=idle_timeout, workers=workers or concurrency, handler=handler, out=out,
         )
     if report["cold"]["failed"] or report["warm"]["failed"]:
         raise typer.Exit(SOME_FAILED)
@@ -59,7 +59,7 @@ def bench(
 def _bench(
     *, cold: int, warm: int, concurrency: int, image: Path | None, prompt: str, fields: dict[str, Any],
     same_picture: bool, compare: Path | None, cards: list[str], endpoint: str | None, api_key: str | None,
-    cold_wait: float, workers: int, handler: Path, out: Path | None,
+    idle_timeout: float, workers: int, handler: Path, out: Path | None,
 ) -> dict[str, Any]:
     from darkroom.bench.compare import ratios, read_report
     from darkroom.bench.endpoint import Plan, measure, remote, write
@@ -73,7 +73,7 @@ def _bench(
     old = read_report(compare) if compare else None
     for card in cards:
         price_of(card)
-    fresh = remote(endpoint_url(endpoint), api_key, cold_wait, cold == 0) if endpoint else _local(handler, workers)
+    fresh = remote(endpoint_url(endpoint), api_key, idle_timeout, cold == 0) if endpoint else _local(handler, workers)
     samples, warmed = asyncio.run(measure(plan, fresh, api_key, _tell))
     gpu = next((sample.gpu for sample in [*samples, *warmed.samples] if sample.gpu), None)
     where = endpoint_url(endpoint) if endpoint else f"local, {workers} workers"

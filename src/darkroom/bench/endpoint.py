@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from darkroom.bench.latency import POLLING, Request, Sample, Warm, timed, wait_for_no_worker, warm_jobs
+from darkroom.bench.latency import POLLING, Request, Sample, Warm, timed, wait_until_cold, warm_jobs
 from darkroom.bench.picture import load, variant
 from darkroom.bench.report import markdown
 from darkroom.client import AsyncClient, Retry
@@ -81,14 +81,14 @@ def _client(address: str, api_key: str | None) -> AsyncClient:
     return AsyncClient(address, api_key=api_key, polling=POLLING, retry=Retry(job_attempts=1))
 
 
-def remote(address: str, api_key: str | None, cold_wait_seconds: float, any_worker: bool) -> Fresh:
+def remote(address: str, api_key: str | None, idle_seconds: float, any_worker: bool) -> Fresh:
     """An endpoint that runs elsewhere, once its idle workers are gone; at once where `any_worker` will do."""
 
     @contextlib.asynccontextmanager
     async def fresh() -> AsyncIterator[str]:
         if not any_worker:
             async with AsyncClient(address, api_key=api_key) as client:
-                await wait_for_no_worker(client, cold_wait_seconds)
+                await wait_until_cold(client, idle_seconds)
         yield address
 
     return fresh

@@ -124,7 +124,10 @@ class WorkerCounts(_Reply):
 
     @property
     def alive(self) -> int:
-        """Workers that exist or are being started; `ready` counts idle and running ones again."""
+        """Workers that exist or are being started; `ready` counts idle and running ones again.
+
+        RunPod counts a worker that sleeps under FlashBoot as idle too: above 0 says little, 0 says none.
+        """
         return max(self.ready, self.idle + self.running) + self.initializing
 
 
