@@ -184,11 +184,23 @@ def test_a_worker_that_never_boots_is_tried_ever_more_slowly_and_the_job_waits(t
     api = Api(endpoint.address, tmp_path)
     try:
         job = api.run()
-        until(api.health, lambda health: health["workers"]["unhealthy"] >= 2, 10)
+        health = until(api.health, lambda health: health["workers"]["unhealthy"] >= 2, 10)
+        assert "before they ask for a job" in health["problem"]
         assert api.status(job)["status"] == "IN_QUEUE"
         assert "these weights are damaged" in (tmp_path / "data" / "endpoint.log").read_text()
         time.sleep(1)
         assert api.health()["workers"]["unhealthy"] <= 4
+    finally:
+        api.http.close()
+        endpoint.stop()
+
+
+def test_a_worker_that_finds_itself_unfit_says_why(tmp_path: Path) -> None:
+    endpoint = start(config_of("unfit", tmp_path, workers_min=1))
+    api = Api(endpoint.address, tmp_path)
+    try:
+        health = until(api.health, lambda health: "problem" in health, 30)
+        assert health["problem"] == "has_weights: RuntimeError: the weights are missing"
     finally:
         api.http.close()
         endpoint.stop()

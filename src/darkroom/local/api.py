@@ -114,8 +114,9 @@ def answer(text: str) -> Response:
 
 
 def health_report(dispatch: Dispatch) -> dict[str, Any]:
-    """The body of /health."""
+    """The body of /health; `problem`, which the platform does not have, says why no worker gets to its first job."""
     load, totals = dispatch.queue.load(), dispatch.queue.totals()
+    problem = {"problem": dispatch.roster.problem} if dispatch.roster.unhealthy else {}
     return {
         "jobs": {
             "completed": totals["completed"],
@@ -125,6 +126,7 @@ def health_report(dispatch: Dispatch) -> dict[str, Any]:
             "retried": totals["retried"],
         },
         "workers": worker_counts(dispatch.roster),
+        **problem,
     }
 
 

@@ -36,6 +36,8 @@ class Seat:
     idle_since: float | None = None
     leaving_since: float | None = None
     held: dict[str, Hold] = field(default_factory=dict)
+    ailment: str | None = None
+    """What the worker's own fitness check said is wrong with it."""
     stop_news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def let_go(self, job: str, now: float) -> None:
@@ -51,6 +53,8 @@ class Roster:
         self.now = clock
         self.unhealthy = 0
         """Workers in a row that ended before they asked for a job."""
+        self.problem = ""
+        """Why the last of them did, in a sentence."""
         self._seats: dict[str, Seat] = {}
 
     def __iter__(self) -> Iterator[Seat]:

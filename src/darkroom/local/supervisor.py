@@ -150,18 +150,19 @@ class Supervisor:
         seat = self._roster.get(worker)
         log.info("worker %s ended with status %d", worker, code)
         if seat is not None and seat.booting and not seat.leaving:
-            self._stillborn(worker, code, process)
+            self._stillborn(seat, code, process)
         del self._processes[worker]
         self._dispatch.bury(worker)
 
-    def _stillborn(self, worker: str, code: int, process: WorkerProcess) -> None:
+    def _stillborn(self, seat: Seat, code: int, process: WorkerProcess) -> None:
         """It ended before it asked for a job, as the next one probably will: try ever more slowly."""
         self._roster.unhealthy += 1
+        self._roster.problem = seat.ailment or "workers end before they ask for a job; their log says why"
         first, most = BACKOFF_SECONDS
         pause = min(most, first * 2 ** min(10, self._roster.unhealthy - 1))
         self._not_before = self._roster.now() + pause
         log.error("worker %s ended with status %d before it asked for a job; the next one starts in %g s.\n"
-                  "The end of %s:\n%s", worker, code, pause, process.log.name, process.last_words())
+                  "The end of %s:\n%s", seat.worker, code, pause, process.log.name, process.last_words())
 
     def _dismiss(self, seat: Seat, reason: str) -> None:
         if not seat.leaving:

@@ -85,7 +85,8 @@ def worker_routes(config: EndpointConfig, dispatch: Dispatch, guard: Guard) -> A
         seat = seat_of(worker)
         seat.heard_at = dispatch.roster.now()
         if status == "unhealthy":
-            log.warning("worker %s is unfit: %s: %s", worker, check, reason)
+            seat.ailment = f"{check}: {reason}"
+            log.warning("worker %s is unfit: %s", worker, seat.ailment)
         return answer("{}")
 
     @routes.post("/job-stream/{worker}/{job}")
