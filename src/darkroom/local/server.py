@@ -69,16 +69,22 @@ async def run_until(config: EndpointConfig, ready: Callable[[str], None],
             web = asyncio.create_task(server.serve(sockets=[listener]))
             while not server.started and not web.done():
                 await asyncio.sleep(0.005)
-            works = [asyncio.create_task(supervisor.run()), asyncio.create_task(call_webhooks(config, dispatch))]
+            supervision = asyncio.create_task(supervisor.run())
+            webhooks = asyncio.create_task(call_webhooks(config, dispatch))
             ready(address_of(config, port))
             halt = asyncio.create_task(stop.wait())
             # A room that breaks must not leave the others running as if nothing had happened.
-            await asyncio.wait({halt, web, *works}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({halt, web, supervision, webhooks}, return_when=asyncio.FIRST_COMPLETED)
             halt.cancel()
             dispatch.close()
+            await asyncio.wait({supervision})  # it may be starting a worker, which must be stopped too
             await supervisor.stop(config.drain_seconds, hurry)
             server.should_exit = True
-            await asyncio.gather(web, *works)
+            if not webhooks.done():
+                webhooks.cancel()  # what is due is on disk, and is called at the next start
+            results = await asyncio.gather(web, supervision, webhooks, return_exceptions=True)
+            for broken in (result for result in results if isinstance(result, Exception)):
+                raise broken
 
 
 def build_app(config: EndpointConfig, dispatch: Dispatch, guard: Guard) -> FastAPI:
