@@ -4,15 +4,22 @@ from pathlib import Path
 import pytest
 
 from darkroom.client import Client, Polling, Retry
-from tests.client.fake_endpoint import FakeEndpoint, picture, serving
+from tests.client.fake_endpoint import FakeEndpoint, FakeServer, picture
 
 IMPATIENT = Retry(attempts=4, job_attempts=3, base_seconds=0.01, most_seconds=0.02, patience_seconds=2.0)
 EAGER = Polling(least_seconds=0.005, most_seconds=0.02)
 
 
+@pytest.fixture(scope="session")
+def server() -> Iterator[FakeServer]:
+    running = FakeServer()
+    yield running
+    running.stop()
+
+
 @pytest.fixture
-def endpoint() -> Iterator[FakeEndpoint]:
-    with serving(FakeEndpoint()) as fake:
+def endpoint(server: FakeServer) -> Iterator[FakeEndpoint]:
+    with server.serving(FakeEndpoint()) as fake:
         yield fake
 
 

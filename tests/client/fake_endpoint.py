@@ -17,6 +17,7 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import uvicorn
@@ -50,7 +51,9 @@ class FakeEndpoint:
         self.calls: Counter[str] = Counter()
         self.tokens: list[str | None] = []
         self.busiest = 0
+        self.failed_prompts: list[dict[str, Any]] = []
         self.cold = True
+        self.health: dict[str, Any] = {"jobs": {"completed": 0, "inQueue": 0}, "workers": {"idle": 0, "new": 1}}
         self._runs: Counter[str] = Counter()
         self._served: Counter[str] = Counter()
         self._scripts: dict[str, deque[str]] = defaultdict(deque)
@@ -128,16 +131,17 @@ class FakeEndpoint:
         if job["input"]["type"] != "image_edit":
             return {"ok": True, "timings": {"total_ms": 1.0}}
         data = picture(job["key"])
-        url = f"{self.url.rsplit('/v2/', 1)[0]}/files/{job['id']}.png"
+        url = f"{self.url.replace('/v2/', '/files/')}/{job['id']}.png"
         if job["input"].get("delivery") == "base64":
             url = "data:image/png;base64," + base64.b64encode(data).decode()
         cold, self.cold = self.cold, False
         image = {
             "url": url, "key": f"{job['id']}/image_0000.png", "sha256": hashlib.sha256(data).hexdigest(),
-            "width": 24, "height": 16, "seed": 7, "prompt": job["input"]["prompt"], "expires_at": None,
+            "width": 24, "height": 16, "seed": 7, "prompt": str(job["input"]["prompt"]), "expires_at": None,
         }
         return {
             "image_url": url, "images": [image], "manifest_url": None, "seed": 7, "warnings": [],
+            "failed": self.failed_prompts,
             "model": {"id": "fake", "revision": None, "precision": "none"}, "of_tomorrow": {"x": 1},
             "timings": {"cold": cold, "queue_ms": 5.0, "load_ms": 30.0 if cold else 0.0, "fetch_ms": 1.0,
                         "encode_ms": 2.0, "denoise_ms": 20.0, "decode_ms": 3.0, "upload_ms": 1.0, "total_ms": 60.0},
@@ -155,6 +159,10 @@ class FakeEndpoint:
         return 200, b"damaged" if word == "wrong" or (word == "damaged" and first) else data
 
 
+LOST = 299
+"""A status that no endpoint gives: the answer is cut off on its way."""
+
+
 class _Lost:
     """Lets the app act on a call, then cuts the connection in the middle of the answer."""
 
@@ -168,7 +176,7 @@ class _Lost:
             messages.append(message)
 
         await self._app(scope, receive, keep)
-        if any(message.get("status") == 299 for message in messages):
+        if any(message.get("status") == LOST for message in messages):
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1000")]})
             await send({"type": "http.response.body", "body": b"{", "more_body": False})
             return
@@ -176,78 +184,94 @@ class _Lost:
             await send(message)
 
 
-def build(endpoint: FakeEndpoint) -> ASGIApp:
-    """The app of one fake endpoint."""
+def build(endpoints: dict[str, FakeEndpoint]) -> ASGIApp:
+    """The app of all fake endpoints, by the name in their address."""
     app = FastAPI()
 
     def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
         return Response(json.dumps(value), status, headers, "application/json")
 
-    def fault_of(route: str, request: Request) -> Response | None:
+    def fault_of(endpoint: FakeEndpoint, route: str, request: Request) -> Response | None:
         endpoint.tokens.append(request.headers.get("authorization"))
         if endpoint.api_key and request.headers.get("authorization") != f"Bearer {endpoint.api_key}":
             return answer({"error": "wrong key"}, 401)
         fault = endpoint.next_fault(route)
         if fault is None or fault == "lost":
-            return None if fault is None else Response(status_code=299)
+            return None if fault is None else Response(status_code=LOST)
         if fault == "html":
             return Response("<html>", media_type="text/html")
         status, _, seconds = fault.partition(":")
         return answer({"error": f"scripted {status}"}, int(status), {"Retry-After": seconds} if seconds else None)
 
-    @app.post("/v2/fake/run")
-    async def run(request: Request) -> Response:
-        fault = fault_of("run", request)
-        if fault is not None and fault.status_code != 299:
+    @app.post("/v2/{name}/run")
+    async def run(name: str, request: Request) -> Response:
+        if name not in endpoints:
+            return answer({"error": "no such endpoint"}, 404)
+        fault = fault_of(endpoints[name], "run", request)
+        if fault is not None and fault.status_code != LOST:
             return fault
-        reply = answer(endpoint.accept(await request.json()))
+        reply = answer(endpoints[name].accept(await request.json()))
         return fault or reply
 
-    @app.get("/v2/fake/status/{job_id}")
-    async def status(job_id: str, request: Request) -> Response:
-        if fault := fault_of("status", request):
+    @app.get("/v2/{name}/status/{job_id}")
+    async def status(name: str, job_id: str, request: Request) -> Response:
+        if fault := fault_of(endpoints[name], "status", request):
             return fault
-        value = endpoint.status(job_id)
+        value = endpoints[name].status(job_id)
         return answer({"error": "job not found"}, 404) if value is None else answer(value)
 
-    @app.post("/v2/fake/cancel/{job_id}")
-    async def cancel(job_id: str, request: Request) -> Response:
-        if fault := fault_of("cancel", request):
+    @app.post("/v2/{name}/cancel/{job_id}")
+    async def cancel(name: str, job_id: str, request: Request) -> Response:
+        if fault := fault_of(endpoints[name], "cancel", request):
             return fault
-        if job_id not in endpoint.jobs:
+        if job_id not in endpoints[name].jobs:
             return answer({"error": "job not found"}, 404)
-        endpoint.jobs[job_id]["cancelled"] = True
+        endpoints[name].jobs[job_id]["cancelled"] = True
         return answer({"id": job_id, "status": "CANCELLED"})
 
-    @app.get("/v2/fake/health")
-    async def health(request: Request) -> Response:
-        if fault := fault_of("health", request):
+    @app.get("/v2/{name}/health")
+    async def health(name: str, request: Request) -> Response:
+        if name not in endpoints:
+            return answer({"error": "no such endpoint"}, 404)
+        if fault := fault_of(endpoints[name], "health", request):
             return fault
-        return answer({"jobs": {"completed": 0, "inQueue": 0}, "workers": {"idle": 0, "running": 0, "new": 1}})
+        return answer(endpoints[name].health)
 
-    @app.get("/files/{job_id}.png")
-    async def files(job_id: str, request: Request) -> Response:
-        if fault := fault_of("files", request):
-            return fault
+    @app.get("/files/{name}/{job_id}.png")
+    async def files(name: str, job_id: str, request: Request) -> Response:
+        endpoint = endpoints[name]
+        endpoint.tokens.append(request.headers.get("authorization"))
         status, data = endpoint.file(job_id)
         return Response(data, status, media_type="image/png")
 
     return _Lost(app)
 
 
-@contextmanager
-def serving(endpoint: FakeEndpoint) -> Iterator[FakeEndpoint]:
-    """The endpoint on a free port of the loopback address, in a thread."""
-    config = uvicorn.Config(build(endpoint), port=0, log_level="critical", lifespan="off", ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
+class FakeServer:
+    """One server on a free port of the loopback address for all fake endpoints of a run of pytest."""
+
+    def __init__(self) -> None:
+        self.endpoints: dict[str, FakeEndpoint] = {}
+        self._names = count(1)
+        config = uvicorn.Config(build(self.endpoints), port=0, log_level="critical", lifespan="off", ws="none")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run)
+        self._thread.start()
+        while not self._server.started:
             time.sleep(0.005)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        endpoint.url = f"http://127.0.0.1:{port}/v2/fake"
-        yield endpoint
-    finally:
-        server.should_exit = True
-        thread.join()
+        self.address = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
+
+    @contextmanager
+    def serving(self, endpoint: FakeEndpoint) -> Iterator[FakeEndpoint]:
+        """The endpoint under an address of its own, for the length of a block."""
+        name = f"fake{next(self._names)}"
+        endpoint.url = f"{self.address}/v2/{name}"
+        self.endpoints[name] = endpoint
+        try:
+            yield endpoint
+        finally:
+            del self.endpoints[name]
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()

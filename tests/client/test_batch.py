@@ -20,7 +20,7 @@ from darkroom.client.batch import Batch, Entry, Ledger, LedgerBusy, LedgerMismat
 from darkroom.client.batch.report import write_reports
 from darkroom.client.batch.sheet import write_sheet
 from tests.client.conftest import EAGER, IMPATIENT
-from tests.client.fake_endpoint import FakeEndpoint, picture, serving
+from tests.client.fake_endpoint import FakeEndpoint, FakeServer, picture
 
 
 def listed(folder: Path, prompts: list[str]) -> Path:
@@ -61,8 +61,8 @@ def test_every_job_ends_with_a_verified_file(endpoint: FakeEndpoint, tmp_path: P
     assert len({entry.files[0]["file"] for entry in entries}) == 8
 
 
-def test_no_more_jobs_are_in_flight_than_asked_for(tmp_path: Path) -> None:
-    with serving(FakeEndpoint(job_seconds=0.05)) as fake:
+def test_no_more_jobs_are_in_flight_than_asked_for(server: FakeServer, tmp_path: Path) -> None:
+    with server.serving(FakeEndpoint(job_seconds=0.05)) as fake:
         run(listed(tmp_path, ["x"] * 9), tmp_path / "out", fake.url, in_flight=3)
         assert fake.busiest == 3
 
@@ -155,9 +155,11 @@ def test_a_picture_that_vanishes_after_planning_fails_alone(endpoint: FakeEndpoi
     assert [entry.state for entry in entries] == ["done", "failed"]
 
 
-def test_an_endpoint_that_goes_away_stops_the_batch_and_keeps_what_was_reached(tmp_path: Path) -> None:
+def test_an_endpoint_that_goes_away_stops_the_batch_and_keeps_what_was_reached(
+    server: FakeServer, tmp_path: Path
+) -> None:
     path, out = listed(tmp_path, ["x"] * 6), tmp_path / "out"
-    with serving(FakeEndpoint(job_seconds=0.02)) as fake:
+    with server.serving(FakeEndpoint(job_seconds=0.02)) as fake:
         done = 0
 
         def listen(planned: Planned, entry: Entry) -> None:
@@ -239,9 +241,11 @@ def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.005)
 
 
-def test_a_batch_of_20_interrupted_twice_ends_with_20_results_and_20_charges(tmp_path: Path) -> None:
+def test_a_batch_of_20_interrupted_twice_ends_with_20_results_and_20_charges(
+    server: FakeServer, tmp_path: Path
+) -> None:
     path, out = listed(tmp_path, ["x"] * 20), tmp_path / "out"
-    with serving(FakeEndpoint(job_seconds=0.15)) as fake:
+    with server.serving(FakeEndpoint(job_seconds=0.15)) as fake:
         first = start(path, out, fake.url)
         until(lambda: len(fake.jobs) >= 5)
         first.send_signal(signal.SIGINT)
@@ -270,24 +274,3 @@ def test_a_batch_of_20_interrupted_twice_ends_with_20_results_and_20_charges(tmp
     assert [(out / e.files[0]["file"]).read_bytes() for e in entries] == [picture(e.key) for e in entries]
     assert not list(out.glob("*.part"))
     assert Page(out / "contact-sheet.html").cards == 20
-
-
-def test_exit_codes_tell_a_script_what_happened(tmp_path: Path) -> None:
-    with serving(FakeEndpoint(api_key="right")) as fake:
-        path = listed(tmp_path, ["x", "fail UNSAFE_URL"])
-        bad = tmp_path / "bad.csv"
-        bad.write_text("image,prompt\ngone.png,x\n")
-        runs = {
-            "some failed": start(path, tmp_path / "a", fake.url, "--api-key", "right"),
-            "wrong key": start(path, tmp_path / "b", fake.url, "--api-key", "wrong"),
-            "nobody there": start(path, tmp_path / "c", "http://127.0.0.1:9/v2/x", "--set", "seed=7"),
-            "bad list": start(bad, tmp_path / "d", fake.url),
-            "bad field": start(path, tmp_path / "e", fake.url, "--set", "sed=7"),
-        }
-        codes, told = {}, {}
-        for name, process in runs.items():
-            _, told[name] = process.communicate(timeout=60)
-            codes[name] = process.returncode
-    assert codes == {"some failed": 1, "wrong key": 3, "nobody there": 3, "bad list": 2, "bad field": 2}
-    assert "bad.csv line 2: gone.png" in told["bad list"]
-    assert "did you mean seed" in told["bad field"]

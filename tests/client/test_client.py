@@ -30,7 +30,7 @@ from darkroom.client import (
 )
 from darkroom.errors import InvalidInput
 from tests.client.conftest import EAGER, IMPATIENT
-from tests.client.fake_endpoint import FakeEndpoint, picture, serving
+from tests.client.fake_endpoint import FakeEndpoint, FakeServer, picture
 
 
 def test_an_edit_comes_back_typed_and_keeps_what_it_does_not_know(client: Client, photo: Path) -> None:
@@ -201,8 +201,8 @@ def test_the_envelope_stands_beside_the_input(client: Client, endpoint: FakeEndp
     assert body["policy"] == {"ttl": 60_000}
 
 
-def test_a_wrong_key_is_not_tried_again() -> None:
-    with serving(FakeEndpoint(api_key="right")) as fake:
+def test_a_wrong_key_is_not_tried_again(server: FakeServer) -> None:
+    with server.serving(FakeEndpoint(api_key="right")) as fake:
         with Client(fake.url, api_key="wrong", retry=IMPATIENT) as client, pytest.raises(Unauthorized):
             client.health()
         assert len(fake.tokens) == 1
@@ -210,8 +210,8 @@ def test_a_wrong_key_is_not_tried_again() -> None:
             assert client.health().workers.alive == 0
 
 
-def test_the_key_goes_to_the_endpoint_and_never_to_the_store(photo: Path, tmp_path: Path) -> None:
-    with serving(FakeEndpoint()) as fake, Client(fake.url, api_key="secret", polling=EAGER) as client:
+def test_the_key_goes_to_the_endpoint_and_never_to_the_store(server: FakeServer, photo: Path, tmp_path: Path) -> None:
+    with server.serving(FakeEndpoint()) as fake, Client(fake.url, api_key="secret", polling=EAGER) as client:
         reply = client.edit([photo], "x")
         sent = len(fake.tokens)
         client.download(reply.images[0], tmp_path / "a.png")

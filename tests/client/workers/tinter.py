@@ -42,7 +42,7 @@ async def handler(job):
     reply = {
         "image_url": f"{PUBLIC}/{name}",
         "images": [{"url": f"{PUBLIC}/{name}", "key": name, "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-                    "width": before.width, "height": before.height, "seed": 1, "prompt": job["input"]["prompt"]}],
+                    "width": before.width, "height": before.height, "seed": 1, "prompt": str(job["input"]["prompt"])}],
         "seed": 1, "warnings": [],
         "timings": {"cold": cold, "queue_ms": 0.0, "denoise_ms": 1000 * seconds, "total_ms": 1000 * seconds},
         "cost": {"gpu": "NVIDIA L4", "gpu_seconds": seconds, "usd": seconds * 0.00019},
