@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from darkroom import delivery, fetch
 from darkroom.artifacts import Artifact
-from darkroom.errors import DarkroomError, Internal, InvalidInput, UploadFailed
+from darkroom.errors import BadJob, DarkroomError, Internal, InvalidInput, UploadFailed
 from darkroom.jobs import Limits, S3Config, parse, redacted
 from darkroom.models.shelf import Shelf, default_budget, read_card
 from darkroom.models.specs import resolve
@@ -75,7 +75,9 @@ class Service:
         try:
             return await self._answer(job_id, raw, send)
         except DarkroomError as error:
-            log.warning("job %s: %s: %s", job_id, error.code, error.message, exc_info=error.__cause__)
+            # What the caller has to change needs no traceback; what this worker has to answer for does.
+            cause = None if isinstance(error, BadJob) else error.__cause__
+            log.warning("job %s: %s: %s", job_id, error.code, error.message, exc_info=cause)
             return error.reply()
         except Exception:  # the last door: what nobody foresaw must not reach a caller as a traceback
             log.exception("job %s: unforeseen", job_id)
