@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from darkroom.cli_options import SOME_FAILED, ApiKeyOption, EndpointOption, RunpodKeyOption, own_key, told
-from darkroom.client.address import LOCAL_ENDPOINT
+from darkroom.client import LOCAL_ENDPOINT, Client, JobStatus
 from darkroom.client.batch.fields import parse_loras
+from darkroom.client.protocol import Progress
 
 FIELDS = "Fields of image_edit"
 """The help panel of options that the job itself takes; unset ones are left to the endpoint's preset."""
@@ -88,14 +91,14 @@ def _edit(
     as_json: bool, timeout: float | None, endpoint: str, api_key: str | None,
 ) -> None:
     from darkroom.cli_progress import watching
-    from darkroom.client import Client, Retry
+    from darkroom.client import Retry
     from darkroom.client.compare import write_comparison
     from darkroom.client.files import destinations
 
     prompt: str | list[str] = prompts[0] if len(prompts) == 1 else prompts
     with Client(endpoint, api_key=api_key, retry=Retry(attempts=4)) as client:
-        with watching(watch) as progress:
-            reply = client.edit(list(images), prompt, progress=progress, timeout_seconds=timeout, **fields)
+        with watching(watch) as progress, taken_back(client, progress) as noted:
+            reply = client.edit(list(images), prompt, progress=noted, timeout_seconds=timeout, **fields)
         paths = destinations(reply, out, images[0])
         for picture, path in zip(reply.images, paths, strict=True):
             client.download(picture, path)
@@ -107,6 +110,24 @@ def _edit(
         _tell(reply, paths, comparison)
     if reply.failed:
         raise typer.Exit(SOME_FAILED)
+
+
+@contextmanager
+def taken_back(client: Client, progress: Progress) -> Iterator[Progress]:
+    """Ctrl-C cancels the job too: nobody would collect what it is paid for. Gives the callback to use."""
+    jobs: list[str] = []
+
+    def noted(status: JobStatus) -> None:
+        jobs.append(status.id)
+        progress(status)
+
+    try:
+        yield noted
+    except KeyboardInterrupt:
+        if jobs:
+            client.cancel(jobs[-1])
+            typer.secho(f"cancelled job {jobs[-1]}", err=True)
+        raise
 
 
 def _tell(reply: Any, paths: list[Path], comparison: Path | None) -> None:

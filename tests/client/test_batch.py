@@ -226,6 +226,19 @@ def test_the_contact_sheet_needs_no_network_and_hides_nothing(endpoint: FakeEndp
         assert link.startswith("data:image/webp;base64,") or (out / link).is_file()
 
 
+def test_a_long_sheet_keeps_its_thumbnails_beside_it(
+    endpoint: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("darkroom.client.batch.sheet.MOST_EMBEDDED", 1)
+    out = tmp_path / "out"
+    summary, entries, plan = run(listed(tmp_path, ["x", "y"]), out, endpoint.url)
+    for _ in range(2):
+        page = Page(write_sheet(plan, entries, summary, out))
+        assert len(page.links) == 6
+        assert all((out / link).is_file() for link in page.links)
+    assert len(list((out / "thumbnails").iterdir())) == 4
+
+
 # -- interruptions ------------------------------------------------------------------------------
 
 

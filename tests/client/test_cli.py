@@ -1,6 +1,9 @@
 """The commands as a shell sees them: what they print, where, and their exit codes."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from typer.testing import CliRunner
 
 from darkroom.cli import app
 from tests.client.fake_endpoint import FakeEndpoint, FakeServer, picture
-from tests.client.test_batch import listed
+from tests.client.test_batch import listed, until
 
 RUNNER = CliRunner()
 
@@ -113,6 +116,16 @@ def test_what_goes_wrong_is_one_sentence_and_an_exit_code(
 ) -> None:
     found, _, err = run("edit", *arguments)
     assert (found, told in err) == (code, True), err
+
+
+def test_an_interrupted_edit_takes_its_job_back(shop: FakeEndpoint) -> None:
+    command = [sys.executable, "-m", "darkroom.cli", "edit", "photo.png", "-p", "slow 30"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until(lambda: shop.calls["status"] >= 2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, shop.jobs["job-1"].get("cancelled")) == (130, True)
+    assert "cancelled job job-1" in err
 
 
 def test_a_prompt_that_failed_among_others_is_told_and_counts(shop: FakeEndpoint) -> None:

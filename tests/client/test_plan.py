@@ -97,7 +97,7 @@ def test_every_fault_is_told_at_once_with_its_own_line(folder: Path) -> None:
     ("image,prompt\n;,x\n", "there is no image"),
     ("image,prompt\na.png;a.png;a.png;a.png,x\n", "images: "),
     ("image,prompt,idempotency_key\na.png,x,k\nb.png,y,k\n", "stands on 2 lines"),
-    ("image,prompt\njobs.csv,x\n", "is not a PNG"),
+    ("image,prompt\njobs.csv,x\n", "this is not a PNG"),
     ("image,prompt\n", "holds no jobs"),
     ("", "there is no column image"),
 ])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from darkroom.jobs import parse
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 MOST_FAULTS = 20
+Look = Callable[[Path], tuple[str, str]]
 
 
 class PlanError(ValueError):
@@ -71,8 +73,10 @@ def read_plan(path: Path, defaults: Mapping[str, Any]) -> list[Planned]:
     if not rows:
         raise PlanError([f"{path} holds no jobs"])
     plan, faults, seen = [], [], Counter[str]()
+    # A list often names one picture a thousand times; it is read once.
+    look = functools.cache(_look)
     for position, row in enumerate(rows, 1):
-        planned = _planned(position, row, defaults)
+        planned = _planned(position, row, defaults, look)
         faults += [f"{row.where}: {fault}" for fault in row.faults]
         if planned is not None:
             seen[planned.fingerprint] += 1
@@ -196,12 +200,12 @@ def _json_row(where: str, line: str, folder: Path) -> _Row:
     return row
 
 
-def _planned(position: int, row: _Row, defaults: Mapping[str, Any]) -> Planned | None:
+def _planned(position: int, row: _Row, defaults: Mapping[str, Any], look: Look) -> Planned | None:
     """The row as a job; None where it has faults, which are then listed in the row."""
     if row.faults:
         return None
     given = {**defaults, **row.values}
-    images, digests = _images(row, given.pop("images", None))
+    images, digests = _images(row, given.pop("images", None), look)
     fields = {name: given[name] for name in FIELDS if given.get(name) is not None}
     if "prompt" not in fields:
         row.faults.append("there is no prompt; give one in the row or with --prompt")
@@ -223,7 +227,7 @@ def _check(row: _Row, images: list[str], fields: Mapping[str, Any]) -> None:
         row.faults.append(error.message)
 
 
-def _images(row: _Row, images: Any) -> tuple[list[str], list[str]]:
+def _images(row: _Row, images: Any, look: Look) -> tuple[list[str], list[str]]:
     """(addresses and absolute paths, addresses and content hashes); faults go to the row."""
     if not isinstance(images, list) or not images or not all(isinstance(image, str) for image in images):
         row.faults.append("there is no image")
@@ -235,21 +239,22 @@ def _images(row: _Row, images: Any) -> tuple[list[str], list[str]]:
             digests.append(image)
             continue
         path = (row.folder / Path(image).expanduser()).absolute()
-        digest = _digest(row, image, path)
+        digest, fault = look(path)
         resolved.append(str(path))
         digests.append(digest)
+        if fault:
+            row.faults.append(f"{image}: {fault}")
     return resolved, digests
 
 
-def _digest(row: _Row, name: str, path: Path) -> str:
+def _look(path: Path) -> tuple[str, str]:
+    """(SHA-256, "") of a picture, or what is wrong with it."""
     try:
         with path.open("rb") as file:
             head = file.read(16)
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        row.faults.append(f"{name}: {error.strerror or 'cannot be read'}")
-        return ""
-    if media_type(head) is None:
-        row.faults.append(f"{name} is not a PNG, JPEG, WebP, GIF, BMP or TIFF picture")
-    return digest
+        return "", error.strerror or "cannot be read"
+    known = media_type(head) is not None
+    return digest, "" if known else "this is not a PNG, JPEG, WebP, GIF, BMP or TIFF picture"
