@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from darkroom.local import start
+from darkroom.local import EndpointConfig, start
+from darkroom.local.guard import Guard
 from tests.local.conftest import Api, config_of
 
 
@@ -145,6 +146,8 @@ def test_a_key_is_asked_for_everywhere_but_in_links_to_results(tmp_path: Path) -
             assert reply.status_code == 200
         (tmp_path / "store" / "a.txt").write_text("a")
         assert httpx.get(f"{endpoint.address}/files/a.txt", trust_env=False).status_code == 404
+        segment = Guard(EndpointConfig(command=("x",), api_key="right")).files_segment
+        assert httpx.get(f"{endpoint.address}/files/{segment}/a.txt", trust_env=False).text == "a"
     finally:
         endpoint.stop()
 

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from darkroom.local import start
@@ -133,6 +134,13 @@ def test_a_worker_that_asks_for_it_is_restarted(moody: Api) -> None:
     assert moody.sync("echo")["output"]["pid"] != reply["output"]["pid"]
 
 
+def test_a_client_that_hangs_up_loses_only_its_own_answer(moody: Api) -> None:
+    done = moody.health()["jobs"]["completed"]
+    with pytest.raises(httpx.ReadTimeout):
+        moody.http.post("/runsync", json={"input": {"mood": "slow", "seconds": 1}}, timeout=0.3)
+    until(moody.health, lambda health: health["jobs"]["completed"] == done + 1)
+
+
 def test_a_failed_job_can_be_retried_under_its_id(moody: Api, tmp_path: Path) -> None:
     job = moody.run("fails_once", mark=str(tmp_path / "mark"))
     assert moody.end(job)["status"] == "FAILED"
@@ -163,7 +171,7 @@ def test_200_jobs_on_two_workers_complete_without_loss_or_duplicate(tmp_path: Pa
         endpoint.stop()
 
 
-def test_an_idle_worker_goes_and_comes_back_with_the_next_job(tmp_path: Path) -> None:
+def test_an_idle_worker_goes_and_another_comes_with_the_next_job(tmp_path: Path) -> None:
     endpoint = start(config_of("moody", tmp_path, idle_timeout_seconds=0.5))
     api = Api(endpoint.address, tmp_path)
     try:
@@ -173,7 +181,8 @@ def test_an_idle_worker_goes_and_comes_back_with_the_next_job(tmp_path: Path) ->
         assert api.end(low)["workerId"] == first["workerId"], "low priority waits for a worker that is up"
         until(lambda: alive(first["output"]["pid"]), lambda lives: not lives, 15)
         assert api.health()["workers"]["ready"] == 0
-        assert api.sync()["output"]["pid"] != first["output"]["pid"]
+        api.run()
+        until(api.health, lambda health: health["workers"]["initializing"] == 1)
     finally:
         api.http.close()
         endpoint.stop()

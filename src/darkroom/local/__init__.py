@@ -7,8 +7,7 @@
 docs/local-endpoint.md says how it behaves where the platform's documents are silent.
 """
 
-from darkroom.local.config import EndpointConfig, Limits
-from darkroom.local.running import EndpointProcess, running, start
-from darkroom.local.server import CannotStart, serve
+from darkroom.local.config import CannotStart, EndpointConfig, Limits
+from darkroom.local.running import EndpointProcess, running, serve, start
 
 __all__ = ["CannotStart", "EndpointConfig", "EndpointProcess", "Limits", "running", "serve", "start"]

@@ -7,8 +7,8 @@ import logging
 import sys
 import threading
 
-from darkroom.local.config import EndpointConfig
-from darkroom.local.server import CannotStart, run_until
+from darkroom.local.config import CannotStart, EndpointConfig
+from darkroom.local.server import run_until
 
 
 async def _run(config: EndpointConfig) -> None:

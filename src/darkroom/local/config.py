@@ -54,6 +54,10 @@ class Limits(BaseModel):
     webhook_timeout_seconds: PositiveFloat = 10.0
 
 
+class CannotStart(RuntimeError):
+    """The endpoint cannot run here: its port or its data folder is taken. Says which in one sentence."""
+
+
 class EndpointConfig(BaseModel):
     """A local endpoint: where it listens, what a worker is, how many there may be.
 

@@ -20,8 +20,6 @@ from darkroom.local.roster import Hold, Roster, Seat
 
 log = logging.getLogger(__name__)
 
-STOP_AFTER_TAKE_SECONDS = 1.0
-"""The SDK forgets a stop signal for a job that it has not begun, and begins one up to 0.1 s after it took it."""
 LEAVING_POLL_SECONDS = 0.25
 """How long a leaving worker's poll is held: the SDK asks again without a pause until it has seen its SIGTERM."""
 
@@ -132,15 +130,15 @@ class Dispatch:
         until = self.roster.now() + seconds
         while not seat.leaving and not self.closing.is_set():
             now = self.roster.now()
-            pending = {job: hold for job, hold in seat.held.items() if hold.stop_asked_at and not hold.stop_sent}
-            ripe = [job for job, hold in pending.items() if hold.taken_at + STOP_AFTER_TAKE_SECONDS <= now]
-            if ripe:
+            due = {job: at for job, hold in seat.held.items()
+                   if (at := hold.stop_due_at) is not None and not hold.stop_sent}
+            if ripe := [job for job, at in due.items() if at <= now]:
                 for job in ripe:
-                    pending[job].stop_sent = True
+                    seat.held[job].stop_sent = True
                 return ripe
             if now >= until:
                 return []
-            soonest = min((hold.taken_at + STOP_AFTER_TAKE_SECONDS for hold in pending.values()), default=until)
+            soonest = min(due.values(), default=until)
             seat.stop_news.clear()
             await first_of(min(soonest, until) - now, seat.stop_news, self.closing)
         await asyncio.sleep(LEAVING_POLL_SECONDS)

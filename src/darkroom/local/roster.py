@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+STOP_AFTER_TAKE_SECONDS = 1.0
+"""The SDK forgets a stop signal for a job that it has not begun, and begins one up to 0.1 s after it took it."""
+
 
 @dataclass
 class Hold:
@@ -15,6 +18,13 @@ class Hold:
     taken_at: float
     stop_asked_at: float | None = None
     stop_sent: bool = False
+
+    @property
+    def stop_due_at(self) -> float | None:
+        """When the worker may be told to stop, or None while nobody wants it to."""
+        if self.stop_asked_at is None:
+            return None
+        return max(self.stop_asked_at, self.taken_at + STOP_AFTER_TAKE_SECONDS)
 
 
 @dataclass

@@ -1,15 +1,30 @@
-"""A local endpoint in a process of its own, for tests, the demo and benchmarks."""
+"""The doors to a local endpoint: in this process (`serve`), or in one of its own (`start`, `running`).
+
+The web server is loaded late: who starts an endpoint in another process does not wait for its imports.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from darkroom.local.config import EndpointConfig
-from darkroom.local.server import CannotStart
+from darkroom.local.config import CannotStart, EndpointConfig
+
+
+def serve(config: EndpointConfig, *, ready: Callable[[str], None] | None = None) -> None:
+    """Run a local endpoint until SIGINT or SIGTERM; call it in the main thread.
+
+    `ready` is called with the endpoint's address, such as http://127.0.0.1:8000, once it answers.
+    The first signal lets running jobs end (`drain_seconds`), a second one ends them; jobs that did not end
+    are handed out again at the next start. Raises CannotStart.
+    """
+    from darkroom.local.server import run_until_signal
+
+    asyncio.run(run_until_signal(config, ready or (lambda address: None)))
 
 
 class EndpointProcess:

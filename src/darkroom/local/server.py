@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
 from darkroom.local.api import answer, client_routes
-from darkroom.local.config import EndpointConfig
+from darkroom.local.config import CannotStart, EndpointConfig
 from darkroom.local.dispatch import Dispatch
 from darkroom.local.files import file_routes
 from darkroom.local.guard import Guard
@@ -32,21 +32,8 @@ from darkroom.local.worker_side import worker_routes
 log = logging.getLogger(__name__)
 
 
-class CannotStart(RuntimeError):
-    """The endpoint cannot run here: its port or its data folder is taken. Says which in one sentence."""
-
-
-def serve(config: EndpointConfig, *, ready: Callable[[str], None] | None = None) -> None:
-    """Run a local endpoint until SIGINT or SIGTERM; call it in the main thread.
-
-    `ready` is called with the endpoint's address, such as http://127.0.0.1:8000, once it answers.
-    The first signal lets running jobs end (`drain_seconds`), a second one ends them; jobs that did not end
-    are handed out again at the next start. Raises CannotStart.
-    """
-    asyncio.run(_serve(config, ready or (lambda address: None)))
-
-
-async def _serve(config: EndpointConfig, ready: Callable[[str], None]) -> None:
+async def run_until_signal(config: EndpointConfig, ready: Callable[[str], None]) -> None:
+    """Run a local endpoint until SIGINT or SIGTERM. Raises CannotStart."""
     stop, hurry = asyncio.Event(), asyncio.Event()
     _on_signals(lambda: hurry.set() if stop.is_set() else stop.set())
     await run_until(config, ready, stop, hurry)
@@ -117,8 +104,10 @@ class _WebServer(uvicorn.Server):
     """uvicorn without its signal handling: here a signal first drains the workers, who still need the server."""
 
     def __init__(self, app: FastAPI) -> None:
+        # Clients keep idle connections for 5 s (httpx) or 15 s (the SDK). A server that closes first meets a
+        # request on its way now and then, which the client sees as a broken connection.
         super().__init__(uvicorn.Config(app, access_log=False, log_config=None, lifespan="off",
-                                        timeout_graceful_shutdown=3))
+                                        timeout_keep_alive=75, timeout_graceful_shutdown=3))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -103,7 +103,7 @@ class Supervisor:
         if seat.worker not in self._processes:
             return None  # it is being started
         stubborn = [job for job, hold in seat.held.items()
-                    if hold.stop_asked_at is not None and now - hold.stop_asked_at > config.stop_grace_seconds]
+                    if (due := hold.stop_due_at) is not None and now - due > config.stop_grace_seconds]
         if stubborn:
             return f"it did not stop {', '.join(stubborn)} within {config.stop_grace_seconds:g} s"
         if seat.booting:
