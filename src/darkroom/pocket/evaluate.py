@@ -15,8 +15,8 @@ from darkroom.pocket.judging.samples import apply, load_editor, round_trip
 from darkroom.pocket.shipped import EDIT
 from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edits import KINDS, Edit, draw_edit
-from darkroom.pocket.world.scenes import draw_scene
 from darkroom.pocket.world.photos import crop
+from darkroom.pocket.world.scenes import draw_scene
 
 # Training draws its scenes from (seed, number) with small seeds; these never meet them.
 HELD_OUT_SEED = 900_001

@@ -128,7 +128,9 @@ def make_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGene
         vision_end_token_id=_token_id(tokenizer, "<|vision_end|>"),
         tie_word_embeddings=True,
     )
-    return Qwen2_5_VLForConditionalGeneration(config).eval()
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.eval()
+    return model
 
 
 def make_processor(tokenizer: Qwen2Tokenizer) -> Qwen2VLProcessor:

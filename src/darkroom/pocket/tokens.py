@@ -94,7 +94,7 @@ def train_tokenizer() -> Qwen2Tokenizer:
         vocab[token] = len(vocab)
     return Qwen2Tokenizer(
         vocab=vocab,
-        merges=merges,
+        merges=merges,  # type: ignore[arg-type]  # pairs, as the BPE wants them, in spite of the annotation
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=list(SPECIAL_TOKENS),
@@ -109,4 +109,3 @@ def _corpus() -> list[str]:
         templates = templates.replace(token, "\0")
     words = [form for word in _WORDS for form in (word, " " + word)]
     return words + [part for part in templates.split("\0") if part]
-

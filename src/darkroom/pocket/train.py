@@ -4,18 +4,19 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import QwenImageEditPlusPipeline
 
 from darkroom.pocket.family import assemble, save
+from darkroom.pocket.shipped import EDIT, install
 from darkroom.pocket.training.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.training.flow_stage import FlowRecipe, train_flow
 from darkroom.pocket.training.pairs import Pairs, join, load_or_make, prompt_ids
 from darkroom.pocket.training.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.training.transformer_start import start_transformer
 from darkroom.pocket.training.vae_stage import VaeRecipe, train_vae
-from darkroom.pocket.shipped import EDIT, install
 
 Report = Callable[[str], None]
 
@@ -48,7 +49,16 @@ def train(work: Path, recipe: Recipe, report: Report = print, threads: int = 0) 
     pairs = _pairs(pipeline, work, recipe, report)
     start_transformer(pipeline.transformer)
     blank = prompt_ids(pipeline.tokenizer, " ")
-    train_flow(pipeline.transformer, pipeline.text_encoder, pairs, blank, recipe.flow, work / "flow.pt", report, yielding=not threads)
+    train_flow(
+        pipeline.transformer,
+        pipeline.text_encoder,
+        pairs,
+        blank,
+        recipe.flow,
+        work / "flow.pt",
+        report,
+        yielding=not threads,
+    )
     save(pipeline, work / "family")
     return work / "family"
 
@@ -99,7 +109,7 @@ def _pairs(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, repo
     return join(shards)
 
 
-def _needed(path: Path) -> dict[str, object]:
+def _needed(path: Path) -> dict[str, Any]:
     state = load_checkpoint(path)
     if state is None:
         raise FileNotFoundError(f"no checkpoint {path.name}: run the training first")

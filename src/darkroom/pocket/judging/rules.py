@@ -6,7 +6,7 @@
 import cv2
 import numpy as np
 
-from darkroom.pocket.world.colours import Pixels, nearest, rgb
+from darkroom.pocket.world.colours import COLOURS, NAMES, Pixels, nearest, rgb
 from darkroom.pocket.world.edits import Edit
 from darkroom.pocket.world.scenes import Item
 from darkroom.pocket.world.shapes import SHAPES, coverage
@@ -27,7 +27,7 @@ REMAINS = 0.25
 def is_right(edit: Edit, result: Pixels) -> bool:
     """Whether `result`, [H, W, 3] in [0, 1], is what `edit` asked for."""
     if edit.kind in TONES:
-        return bool(np.abs(result - edit.target).mean() < TONE_ERROR)
+        return _has_tone(edit, result)
     if leak(edit, result) > LEAK:
         return False
     if edit.kind == "recolour":
@@ -50,8 +50,16 @@ def leak(edit: Edit, result: Pixels) -> float:
     return float(np.abs(result - edit.source)[~edit.mask].mean())
 
 
+def _has_tone(edit: Edit, result: Pixels) -> bool:
+    """Close to the exact tone, and half as far from it as the source was, unless the source already was that close."""
+    left = float(np.abs(result - edit.target).mean())
+    unedited = float(np.abs(edit.source - edit.target).mean())
+    return left < min(TONE_ERROR, max(unedited / 2, TONE_ERROR / 3))
+
+
 def _has_colour(edit: Edit, result: Pixels) -> bool:
-    assert edit.after is not None and edit.scene is not None
+    assert edit.after is not None
+    assert edit.scene is not None
     core = _shrunk(edit.scene.mask(edit.after) > 0.99)
     return nearest(np.median(result[core], axis=0)) == edit.colour
 
@@ -60,7 +68,8 @@ def _has_ground(edit: Edit, result: Pixels) -> bool:
     """Nine pixels in ten of the ground are nearest to the colour's name."""
     assert edit.colour is not None
     ground = result[_shrunk(edit.mask)]
-    return float(np.mean([nearest(pixel) == edit.colour for pixel in ground[::7]])) >= 0.9
+    distances = np.linalg.norm(ground[:, None] - np.array(list(COLOURS.values())), axis=-1)
+    return float((distances.argmin(axis=1) == NAMES.index(edit.colour)).mean()) >= 0.9
 
 
 def _is_gone(edit: Edit, result: Pixels) -> bool:
@@ -70,15 +79,22 @@ def _is_gone(edit: Edit, result: Pixels) -> bool:
 
 
 def _is_drawn(edit: Edit, result: Pixels) -> bool:
-    """The ink of the shape's colour, away from the other shapes, is the wanted shape in the wanted place."""
-    assert edit.after is not None and edit.scene is not None
+    """The ink of the shape's colour, away from the other shapes, is the wanted shape in the wanted place.
+
+    It overlaps that shape well, and better than the one that stood there before.
+    """
+    assert edit.before is not None
+    assert edit.after is not None
+    assert edit.scene is not None
     ink = _ink(edit, result, edit.after)
-    return overlap(ink, edit.scene.mask(edit.after) > 0.5) >= OVERLAP
+    wanted = overlap(ink, edit.scene.mask(edit.after) > 0.5)
+    return wanted >= OVERLAP and wanted > overlap(ink, edit.scene.mask(edit.before) > 0.5)
 
 
 def _is_added(edit: Edit, result: Pixels) -> bool:
     """One new patch of the wanted colour, whose form is nearest to the wanted shape; the rest is as it was."""
-    assert edit.after is not None and edit.scene is not None
+    assert edit.after is not None
+    assert edit.scene is not None
     patch = _largest(np.abs(result - edit.source).mean(axis=-1) > 0.12)
     if patch.sum() < 150 or np.abs(result - edit.source)[~_grown(patch, 3)].mean() > LEAK:
         return False

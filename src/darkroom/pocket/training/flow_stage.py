@@ -29,9 +29,9 @@ Velocity = Callable[[QwenImageTransformer2DModel, Tensor, Tensor, Tensor, Tensor
 class FlowRecipe:
     """One step is one batch of edits whose prompts have the same number of tokens: nothing is padded."""
 
-    steps: int = 4000
-    batch: int = 64
-    matrix_lr: float = 0.012
+    steps: int = 3000
+    batch: int = 32
+    matrix_lr: float = 0.015
     vector_lr: float = 1e-3
     embedding_lr: float = 3e-3
     warmup: int = 100
@@ -94,7 +94,7 @@ def train_flow(
     recipe: FlowRecipe,
     checkpoint: Path,
     report: Report,
-    save_every: int = 200,
+    save_every: int = 100,
     until_step: int | None = None,
     yielding: bool = False,
 ) -> list[float]:

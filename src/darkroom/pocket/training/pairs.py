@@ -100,7 +100,10 @@ def make_pairs(pipeline: QwenImageEditPlusPipeline, seed: int, edits: int) -> Pa
 def join(parts: list[Pairs]) -> Pairs:
     """All pairs of `parts`, in order."""
     return Pairs(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in ("source", "target", "changed", "seen")),
+        source=torch.cat([part.source for part in parts]),
+        target=torch.cat([part.target for part in parts]),
+        changed=torch.cat([part.changed for part in parts]),
+        seen=torch.cat([part.seen for part in parts]),
         prompts=[prompt for part in parts for prompt in part.prompts],
         kinds=[kind for part in parts for kind in part.kinds],
     )

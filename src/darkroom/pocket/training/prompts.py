@@ -11,7 +11,7 @@ PREFIX_LENGTH = 64
 def positions(text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor) -> Tensor:
     """[3, 1, L]: the M-RoPE positions of one prompt [L] with one square picture in it."""
     seen = ids == text_encoder.config.image_token_id
-    merge = text_encoder.config.vision_config.spatial_merge_size
+    merge = text_encoder.model.visual.spatial_merge_size
     side = round(int(seen.sum()) ** 0.5) * merge
     grid = torch.tensor([[1, side, side]])
     found, _ = text_encoder.model.get_rope_index(ids[None], mm_token_type_ids=seen[None].int(), image_grid_thw=grid)

@@ -99,7 +99,8 @@ def _truth(scene: Scene, image: Pixels) -> tuple[Tensor, Tensor, Tensor]:
 
 def _cell_mean(plane: Pixels) -> Pixels:
     size = plane.shape[0] // _SIDE
-    return plane.reshape(_SIDE, size, _SIDE, size).mean(axis=(1, 3)).flatten()
+    means: Pixels = plane.reshape(_SIDE, size, _SIDE, size).mean(axis=(1, 3)).flatten()
+    return means
 
 
 def _optimizers(visual: nn.Module, heads: nn.Module, recipe: SightRecipe) -> list[torch.optim.Optimizer]:

@@ -6,6 +6,8 @@ other branch begins at zero. What is left to learn is the edit. Keys and queries
 RoPE alone decides; the norm's gain concentrates them on the fastest pairs of the three axes.
 """
 
+from typing import Any
+
 import torch
 from diffusers import QwenImageTransformer2DModel
 from torch import Tensor, nn
@@ -40,7 +42,7 @@ def _start_inputs(model: QwenImageTransformer2DModel) -> None:
     model.img_in.weight[2 * _CHANNELS :] *= 0.3
 
 
-def _silence(block: nn.Module) -> None:
+def _silence(block: Any) -> None:
     """Branches write nothing yet, but through open gates, so that they learn at once."""
     for branch in (block.attn.to_out[0], block.attn.to_add_out, block.img_mlp.net[2], block.txt_mlp.net[2]):
         nn.init.zeros_(branch.weight)
@@ -52,7 +54,7 @@ def _silence(block: nn.Module) -> None:
             part.fill_(1.0)
 
 
-def _look_at_reference(block: nn.Module) -> None:
+def _look_at_reference(block: Any) -> None:
     """Heads 0 and 1 of the first block: the reference's latents into channels 64–127."""
     attn = block.attn
     for projection in (attn.to_q, attn.to_k):

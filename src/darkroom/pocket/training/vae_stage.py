@@ -44,11 +44,17 @@ class VaeRecipe:
 
 
 def train_vae(
-    vae: AutoencoderKLQwenImage, recipe: VaeRecipe, checkpoint: Path, report: Report, save_every: int = 300
+    vae: AutoencoderKLQwenImage,
+    recipe: VaeRecipe,
+    checkpoint: Path,
+    report: Report,
+    save_every: int = 100,
+    until_step: int | None = None,
 ) -> list[float]:
     """Train `vae` in place, its latents' mean and std included; returns the loss of every step made in this call.
 
-    Continues from `checkpoint` where it exists, and ends with the weights of an uninterrupted run.
+    Continues from `checkpoint` where it exists, and ends with the weights of an uninterrupted run. `until_step` ends
+    this call early, as a kill would.
     """
     pool = picture_pool(recipe)
     lean = single_frame(vae)
@@ -57,7 +63,7 @@ def train_vae(
     first = _resume(checkpoint, lean, optimizers)
     round_trip = torch.compile(_round_trip, dynamic=False) if recipe.compiled else _round_trip
     losses = []
-    for step in range(first, recipe.steps):
+    for step in range(first, min(recipe.steps, until_step or recipe.steps)):
         losses.append(_step(lean, round_trip, optimizers, pool, recipe, step))
         if (step + 1) % save_every == 0:
             state = {"step": step + 1, "model": lean.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
@@ -97,7 +103,7 @@ def _batch(pool: NDArray[np.uint8], recipe: VaeRecipe, step: int) -> Tensor:
     return _tensor(np.stack(pieces))
 
 
-def _round_trip(lean: nn.Module, images: Tensor, noise: Tensor) -> Tensor:
+def _round_trip(lean: Any, images: Tensor, noise: Tensor) -> Tensor:
     """Pictures [B, 3, H, W] through the latents, disturbed by `noise` in units of their spread."""
     latents = lean.quant_conv(lean.encoder(images[:, :, None]))[:, : noise.shape[1]]
     spread = latents.detach().float().std(dim=(0, 2, 3, 4), keepdim=True)

@@ -62,7 +62,8 @@ def _principal(x: Tensor, count: int) -> Tensor:
     """[count, C]: the leading directions of the channels of [B, C, H, W], uncentred."""
     flat = _columns(x)
     _, vectors = torch.linalg.eigh(flat @ flat.T / flat.shape[1])
-    return vectors.flip(1)[:, :count].T.contiguous()
+    leading: Tensor = vectors.flip(1)[:, :count].T.contiguous()
+    return leading
 
 
 def _quiet(lean: AutoencoderKLQwenImage) -> None:

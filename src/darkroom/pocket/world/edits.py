@@ -8,8 +8,8 @@ import numpy as np
 
 from darkroom.pocket.world.colours import NAMES, Pixels, rgb
 from darkroom.pocket.world.grounds import flat
-from darkroom.pocket.world.phrases import DIRECTIONS, phrase
 from darkroom.pocket.world.photos import crop
+from darkroom.pocket.world.phrases import DIRECTIONS, phrase
 from darkroom.pocket.world.scenes import Item, Scene, draw_scene, fits, place, shows
 from darkroom.pocket.world.shapes import SHAPES
 from darkroom.pocket.world.tones import TONES
@@ -74,9 +74,7 @@ def _background(rng: np.random.Generator, scene: Scene) -> Edit | None:
         return None
     inside = np.max([scene.mask(item) for item in scene.items], axis=0)
     text = phrase(rng, "background", colour=colour)
-    return Edit(
-        "background", text, scene.render(), target.render(), inside < 1, colour=colour, scene=target
-    )
+    return Edit("background", text, scene.render(), target.render(), inside < 1, colour=colour, scene=target)
 
 
 def _remove(rng: np.random.Generator, scene: Scene) -> Edit | None:

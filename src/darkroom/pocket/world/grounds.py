@@ -37,7 +37,7 @@ def _gradient(rng: np.random.Generator, width: int, height: int) -> Pixels:
     part = np.clip(along / 1.2 + 0.5, 0, 1)[..., None]
     start = _muted(rng)
     end = np.clip(start + rng.uniform(-0.3, 0.3, 3), 0, 1)
-    return ((1 - part) * start + part * end).astype(np.float32)
+    return np.asarray((1 - part) * start + part * end, dtype=np.float32)
 
 
 def _textured(rng: np.random.Generator, base: Pixels) -> Pixels:

@@ -26,10 +26,11 @@ HELD_OUT = (("skimage.data", "chelsea.png"), ("sklearn.datasets.images", "flower
 def photo(package: str, name: str) -> Pixels:
     """[H, W, 3] in [0, 1], its shorter side at most 400 pixels."""
     data = np.frombuffer(files(package).joinpath(name).read_bytes(), np.uint8)
-    image = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1]
     scale = min(1.0, 400 / min(image.shape[:2]))
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    small = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
+    return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
 def crop(rng: np.random.Generator, width: int, height: int, held_out: bool) -> Pixels:
@@ -42,7 +43,7 @@ def crop(rng: np.random.Generator, width: int, height: int, held_out: bool) -> P
     top = int(rng.integers(image.shape[0] - rows + 1))
     left = int(rng.integers(image.shape[1] - columns + 1))
     piece = image[top : top + rows, left : left + columns]
-    piece = cv2.resize(piece, (width, height), interpolation=cv2.INTER_AREA)
+    piece = np.asarray(cv2.resize(piece, (width, height), interpolation=cv2.INTER_AREA), dtype=np.float32)
     if rng.random() < 0.5:
         piece = piece[:, ::-1]
     return _jitter(rng, piece)

@@ -11,9 +11,7 @@ SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 _SUPERSAMPLING = 4
 
 
-def coverage(
-    shape: str, x: float, y: float, radius: float, degrees: float, width: int, height: int
-) -> Pixels:
+def coverage(shape: str, x: float, y: float, radius: float, degrees: float, width: int, height: int) -> Pixels:
     """[height, width] in [0, 1]: `shape` centred on (x, y) pixels, inside a circle of about `radius` pixels."""
     scale = _SUPERSAMPLING
     canvas = np.zeros((height * scale, width * scale), np.uint8)
@@ -27,7 +25,7 @@ def coverage(
         # fillPoly counts in 1/16 pixel here, which keeps small shifts of a shape.
         cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], 255, shift=4)
     small = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
-    return small.astype(np.float32) / 255
+    return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
 def _disc(canvas: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], centre: Pixels, radius: float, value: int) -> None:

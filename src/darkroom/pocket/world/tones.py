@@ -18,7 +18,7 @@ def black_and_white(image: Pixels) -> Pixels:
 
 def sepia(image: Pixels) -> Pixels:
     """Luma, tinted brown."""
-    return np.clip((image @ _LUMA)[..., None] * _SEPIA_TINT, 0, 1)
+    return np.asarray(np.clip((image @ _LUMA)[..., None] * _SEPIA_TINT, 0, 1), dtype=np.float32)
 
 
 def brighter(image: Pixels) -> Pixels:

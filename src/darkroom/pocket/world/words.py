@@ -20,5 +20,5 @@ def write_word(rng: np.random.Generator, image: Pixels) -> Pixels:
     canvas = Image.new("L", (width, height), 0)
     place = (float(rng.uniform(2, width / 3)), float(rng.uniform(2, height - 40)))
     ImageDraw.Draw(canvas).text(place, random_word(rng), fill=255, font=font)
-    mask = np.asarray(canvas, dtype=np.float32)[..., None] / 255
+    mask = np.asarray(canvas, dtype=np.float32)[..., None] / np.float32(255)
     return image * (1 - mask) + rgb(NAMES[rng.integers(len(NAMES))]) * mask

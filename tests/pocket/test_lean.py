@@ -1,0 +1,114 @@
+"""What training computes is what the real classes compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import QwenImageEditPlusPipeline
+
+from darkroom.pocket.family import assemble
+from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX
+from darkroom.pocket.training.lean_transformer import prepare, restore, rotary, velocity
+from darkroom.pocket.training.pairs import encode, pack, prompt_ids
+from darkroom.pocket.training.prompts import PREFIX_LENGTH, embed, positions
+from darkroom.pocket.training.sight_stage import see
+from darkroom.pocket.training.single_frame import absorb, single_frame
+from darkroom.pocket.training.transformer_start import start_transformer
+from darkroom.pocket.world.scenes import draw_scene
+
+GRID = (1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def family() -> QwenImageEditPlusPipeline:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return assemble()
+
+
+@torch.no_grad()
+def test_the_lean_transformer_equals_diffusers_own_before_and_after(family: QwenImageEditPlusPipeline) -> None:
+    model = family.transformer
+    noisy, reference, words = torch.randn(2, 64, 64), torch.randn(2, 64, 64), torch.randn(2, 9, 128)
+    sigma = torch.tensor([0.9, 0.2])
+
+    def theirs() -> torch.Tensor:
+        tokens = torch.cat([noisy, reference], dim=1)
+        out: torch.Tensor = model(tokens, words, timestep=sigma, img_shapes=[[GRID, GRID]] * 2, return_dict=False)[0]
+        return out[:, :64]
+
+    expected = theirs()
+    prepare(model)
+    lean = velocity(model, noisy, reference, words, sigma, rotary(model, [(8, 8)] * 2, 9))
+    restore(model)
+    torch.testing.assert_close(lean, expected, atol=1e-5, rtol=1e-4)
+    assert torch.equal(theirs(), expected)
+
+
+@torch.no_grad()
+def test_the_single_frame_vae_equals_the_video_one_and_gives_its_weights_back(
+    family: QwenImageEditPlusPipeline,
+) -> None:
+    lean = single_frame(family.vae)
+    image = torch.rand(1, 3, 1, 32, 32) * 2 - 1
+    expected = family.vae.encode(image).latent_dist.mode()
+    torch.testing.assert_close(lean.quant_conv(lean.encoder(image))[:, :16], expected, atol=1e-5, rtol=1e-4)
+    decoded = lean.decoder(lean.post_quant_conv(expected)).clamp(-1, 1)
+    torch.testing.assert_close(decoded, family.vae.decode(expected).sample, atol=1e-5, rtol=1e-4)
+    emptied = single_frame(family.vae)
+    for parameter in emptied.parameters():
+        parameter.mul_(0.5)
+    absorb(family.vae, emptied)
+    half = emptied.quant_conv(emptied.encoder(image))[:, :16]
+    torch.testing.assert_close(family.vae.encode(image).latent_dist.mode(), half, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_prompts_in_training_equal_the_whole_encoder_with_three_dimensional_positions(
+    family: QwenImageEditPlusPipeline,
+) -> None:
+    image = draw_scene(np.random.default_rng(0)).render()
+    instruction = "make the circle red"
+    ids = torch.tensor(prompt_ids(family.tokenizer, instruction))
+    places = positions(family.text_encoder, ids)
+    ours = embed(family.text_encoder, ids[None], see(family.text_encoder, family.processor, [image]), places)
+    picture = torch.from_numpy(np.round(image * 255).astype(np.uint8)).permute(2, 0, 1)
+    prompt = f"{EDIT_PREFIX}Picture 1: <|vision_start|><|image_pad|><|vision_end|>{instruction}{EDIT_SUFFIX}"
+    inputs = family.processor(text=[prompt], images=[picture], return_tensors="pt")
+    assert inputs["input_ids"][0].tolist() == ids.tolist()
+    theirs = family.text_encoder(**inputs, output_hidden_states=True).hidden_states[-1][:, PREFIX_LENGTH:]
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    seen = ids == family.text_encoder.config.image_token_id
+    time, row, column = places[:, 0, seen]
+    assert len(time.unique()) == 1
+    assert len(row.unique()) == len(column.unique()) == 4
+
+
+@torch.no_grad()
+def test_latents_are_packed_and_normalised_as_the_pipeline_does(family: QwenImageEditPlusPipeline) -> None:
+    image = draw_scene(np.random.default_rng(1)).render()
+    latents = torch.randn(1, 16, 16, 16)
+    assert torch.equal(pack(latents), family._pack_latents(latents, 1, 16, 16, 16))
+    pixels = torch.from_numpy(np.round(image * 255) / 127.5 - 1).permute(2, 0, 1)[None, :, None].float()
+    theirs = family._encode_vae_image(pixels, generator=None)[:, :, 0]
+    ours = encode(single_frame(family.vae), [image]).float()
+    scale = theirs.abs().max()
+    # Encoded in bfloat16 and stored in float16: good to about one part in a hundred of the largest value.
+    assert (ours - pack(theirs)).abs().max() < 0.05 * scale
+
+
+@torch.no_grad()
+def test_the_transformer_starts_as_a_copyist() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = assemble().transformer
+        start_transformer(model)
+        reference, noise, words = torch.randn(2, 64, 64), torch.randn(2, 64, 64), torch.randn(2, 9, 128)
+    for sigma in (0.3, 0.6, 1.0):
+        noisy = torch.lerp(reference, noise, sigma)
+        tokens = torch.cat([noisy, reference], dim=1)
+        level = torch.full((2,), sigma)
+        out = model(tokens, words, timestep=level, img_shapes=[[GRID, GRID]] * 2, return_dict=False)[0][:, :64]
+        clean = noisy - sigma * out
+        assert (clean - reference).pow(2).mean() < 0.02

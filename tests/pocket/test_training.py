@@ -1,0 +1,150 @@
+"""Every stage learns, and a stage that was stopped ends where an undisturbed one ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import QwenImageEditPlusPipeline
+
+from darkroom.pocket.family import assemble
+from darkroom.pocket.tokens import train_tokenizer
+from darkroom.pocket.training.averaging import Average
+from darkroom.pocket.training.flow_stage import FlowRecipe, noise_levels, train_flow
+from darkroom.pocket.training.free_cores import FreeCores
+from darkroom.pocket.training.muon import orthogonal
+from darkroom.pocket.training.pairs import Pairs, load_or_make, prompt_ids
+from darkroom.pocket.training.schedule import trapezoid, warm_then_linear
+from darkroom.pocket.training.sight_stage import SightRecipe, train_sight
+from darkroom.pocket.training.transformer_start import start_transformer
+from darkroom.pocket.training.vae_stage import VaeRecipe, train_vae
+
+VAE = VaeRecipe(steps=12, batch=4, crop=32, pool=2, photos=0.0, compiled=False)
+FLOW = FlowRecipe(steps=6, batch=8, warmup=2, compiled=False)
+
+
+def quiet(line: str) -> None:
+    """Progress that no test reads."""
+
+
+def family() -> QwenImageEditPlusPipeline:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return assemble()
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Pairs:
+    """A world with one rule, the negative, in which a transformer that starts as a copyist must be wrong."""
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(16, 64, 64, generator=generator).half()
+    prompt = prompt_ids(train_tokenizer(), "invert it")
+    return Pairs(
+        source=source,
+        target=-source,
+        changed=torch.ones(16, 64),
+        seen=torch.randn(16, 16, 128, generator=generator).half(),
+        prompts=[prompt] * 16,
+        kinds=["inverted"] * 16,
+    )
+
+
+def test_the_vae_learns_and_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    whole, halves = family().vae, family().vae
+    losses = train_vae(whole, VAE, tmp_path / "whole.pt", quiet, save_every=6)
+    assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
+    train_vae(halves, VAE, tmp_path / "halves.pt", quiet, save_every=6, until_step=6)
+    train_vae(halves, VAE, tmp_path / "halves.pt", quiet, save_every=6)
+    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), halves.parameters(), strict=True))
+    assert whole.config.latents_std == halves.config.latents_std != [1.0] * 16
+
+
+def test_sight_learns() -> None:
+    pipeline = family()
+    recipe = SightRecipe(steps=30, batch=8)
+    losses = train_sight(pipeline.text_encoder, pipeline.processor, recipe, quiet)
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_flow_learns_and_resumes_to_the_same_weights(tmp_path: Path, pairs: Pairs) -> None:
+    def run(name: str, *stops: int) -> tuple[QwenImageEditPlusPipeline, list[float]]:
+        pipeline = family()
+        start_transformer(pipeline.transformer)
+        blank = prompt_ids(pipeline.tokenizer, " ")
+        losses: list[float] = []
+        for stop in stops:
+            losses += train_flow(
+                pipeline.transformer, pipeline.text_encoder, pairs, blank, FLOW, tmp_path / name, quiet, until_step=stop
+            )
+        return pipeline, losses
+
+    whole, losses = run("whole.pt", 6)
+    halves, _ = run("halves.pt", 3, 6)
+    assert losses[-1] < losses[0]
+    for one, other in (
+        (whole.transformer, halves.transformer),
+        (whole.text_encoder, halves.text_encoder),
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_shards_are_made_once(tmp_path: Path) -> None:
+    pipeline = family()
+    made = load_or_make(tmp_path, pipeline, seed=1, edits=4)
+    again = load_or_make(tmp_path, pipeline, seed=1, edits=4)
+    assert torch.equal(made.source, again.source)
+    assert made.prompts == again.prompts
+    assert len(made) > 4  # the edits that undo are there
+
+
+def test_noise_levels_visit_every_part_of_the_schedule() -> None:
+    levels = noise_levels(64, FLOW.shift, torch.Generator().manual_seed(0)).sort().values
+    assert 0 < levels[0] < 0.03
+    assert 0.98 < levels[-1] < 1
+    assert levels.median() > 0.55  # shifted towards noise
+
+
+def test_muons_updates_are_nearly_orthogonal() -> None:
+    update = orthogonal(torch.randn(3, 24, 60, generator=torch.Generator().manual_seed(0)))
+    values = torch.linalg.svdvals(update)
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+
+
+def test_the_average_forgets_the_start_and_follows() -> None:
+    weight = torch.nn.Parameter(torch.zeros(2))
+    average = Average({"weight": weight}, decay=0.9)
+    with torch.no_grad():
+        weight.fill_(1.0)
+    for step in range(80):
+        average.update({"weight": weight}, step)
+    assert torch.allclose(average.values["weight"], torch.ones(2), atol=1e-3)
+
+
+def test_learning_rates_rise_and_end_above_zero() -> None:
+    for rate in (
+        [warm_then_linear(step, 100, 10) for step in range(100)],
+        [trapezoid(step, 100, 10, 0.3) for step in range(100)],
+    ):
+        assert rate[0] < rate[9] <= 1
+        assert 0 < rate[-1] < 0.1
+        assert max(rate) <= 1
+
+
+def test_training_always_keeps_one_core(tmp_path: Path) -> None:
+    assert FreeCores()() >= 1
+    assert FreeCores(tmp_path / "no counters")() >= 1
+
+
+def test_another_recipe_takes_other_batches(tmp_path: Path, pairs: Pairs) -> None:
+    def first_loss(seed: int) -> float:
+        pipeline = family()
+        start_transformer(pipeline.transformer)
+        recipe = replace(FLOW, seed=seed, steps=1)
+        blank = prompt_ids(pipeline.tokenizer, " ")
+        path = tmp_path / f"{seed}.pt"
+        return train_flow(pipeline.transformer, pipeline.text_encoder, pairs, blank, recipe, path, quiet)[0]
+
+    assert first_loss(0) != first_loss(1)

@@ -1,0 +1,94 @@
+"""The pocket world's ground truth is exact, and every rule that judges agrees with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from darkroom.pocket.evaluate import HELD_OUT_SEED, held_out
+from darkroom.pocket.judging.rules import closest_shape, is_right
+from darkroom.pocket.world.colours import NAMES, nearest, rgb
+from darkroom.pocket.world.edits import KINDS, SHAPE_EDITS, draw_edit, reverse
+from darkroom.pocket.world.photos import HELD_OUT, TRAINING
+from darkroom.pocket.world.phrases import PHRASES
+from darkroom.pocket.world.scenes import draw_scene
+from darkroom.pocket.world.shapes import SHAPES, coverage
+
+CASES = range(6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_edit_changes_nothing_outside_its_mask_and_something_inside(kind: str) -> None:
+    for case in CASES:
+        edit = draw_edit(np.random.default_rng(case), kind)
+        difference = np.abs(edit.source - edit.target)
+        assert difference[~edit.mask].max(initial=0) < 1e-6
+        assert difference[edit.mask].max() > 0.02
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_exact_target_is_right_and_the_untouched_source_is_not(kind: str) -> None:
+    for case in CASES:
+        edit = held_out(kind, case)
+        assert is_right(edit, edit.target)
+        if np.abs(edit.source - edit.target).mean() > 0.02:
+            assert not is_right(edit, edit.source)
+
+
+@pytest.mark.parametrize("kind", SHAPE_EDITS)
+def test_an_edit_that_also_ruins_the_rest_is_wrong(kind: str) -> None:
+    for case in CASES:
+        edit = held_out(kind, case)
+        ruined = np.where(edit.mask[..., None], edit.target, np.roll(edit.source, 20, axis=1) * 0.5)
+        assert not is_right(edit, ruined.astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", sorted(set(SHAPE_EDITS) - {"background", "remove"}))
+def test_what_undoes_an_edit_leads_from_its_target_to_its_source(kind: str) -> None:
+    for case in CASES:
+        rng = np.random.default_rng(case)
+        edit = draw_edit(rng, kind)
+        undone = reverse(rng, edit)
+        assert undone is not None
+        assert undone.source is edit.target
+        assert undone.target is edit.source
+
+
+def test_edits_are_drawn_from_their_seed_alone() -> None:
+    for kind in KINDS:
+        one, other = (draw_edit(np.random.default_rng(9), kind) for _ in range(2))
+        assert one.instruction == other.instruction
+        assert np.array_equal(one.source, other.source)
+        assert np.array_equal(one.target, other.target)
+
+
+def test_instructions_name_what_they_change() -> None:
+    for kind in ("recolour", "turn", "move", "add"):
+        for case in CASES:
+            edit = draw_edit(np.random.default_rng(case), kind)
+            item = edit.before or edit.after
+            assert item is not None
+            assert item.shape in edit.instruction.lower()
+
+
+def test_every_kind_has_phrasings_and_held_out_cases_are_not_training_ones() -> None:
+    assert set(PHRASES) == set(KINDS)
+    assert not set(HELD_OUT) & set(TRAINING)
+    assert HELD_OUT_SEED > 10_000
+
+
+def test_shapes_of_a_scene_differ_and_never_touch() -> None:
+    for seed in range(30):
+        scene = draw_scene(np.random.default_rng(seed))
+        masks = [scene.mask(item) for item in scene.items]
+        assert len({item.shape for item in scene.items}) == len(scene.items)
+        assert np.max(np.sum(masks, axis=0)) <= 1.001
+
+
+def test_a_drawn_shape_is_read_back_as_itself() -> None:
+    for shape in SHAPES:
+        assert closest_shape(coverage(shape, 60.3, 66.8, 20, 4, 128, 128) > 0.5) == shape
+
+
+def test_every_named_colour_is_nearest_to_itself() -> None:
+    assert [nearest(rgb(name)) for name in NAMES] == list(NAMES)
