@@ -168,6 +168,18 @@ async def test_a_worker_that_hung_up_gets_no_job(dispatch: Dispatch) -> None:
     assert dispatch.queue.get("a").status == "IN_QUEUE"
 
 
+async def test_a_job_handed_to_a_worker_in_the_moment_it_hangs_up_is_taken_back(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    gone = asyncio.get_running_loop().create_future()
+    poll = asyncio.create_task(dispatch.take(seat, 1, busy=False, seconds=5, gone=gone))
+    await asyncio.sleep(0.01)
+    dispatch.submit(new("a"))
+    gone.set_result(None)
+    assert await poll == []
+    assert dispatch.queue.get("a").status == "IN_QUEUE"
+    assert not seat.held
+
+
 async def test_only_the_newest_poll_of_a_worker_counts(dispatch: Dispatch) -> None:
     seat = dispatch.roster.join("w")
     old = asyncio.create_task(dispatch.take(seat, 1, busy=False, seconds=5))
@@ -186,3 +198,17 @@ async def test_a_worker_is_idle_once_it_asks_and_has_nothing(dispatch: Dispatch)
     assert seat.idle_since is None, "it has not asked again yet"
     await dispatch.take(seat, 1, busy=False, seconds=0.01)
     assert seat.idle_since is not None
+
+
+async def test_a_job_that_a_stopping_endpoint_cuts_short_is_not_blamed(dispatch: Dispatch) -> None:
+    seat = dispatch.roster.join("w")
+    for _ in range(3):
+        if dispatch.queue.get("a") is None:
+            dispatch.submit(new("a"))
+        assert dispatch.queue.take("w")
+        dispatch.close()
+        dispatch.bury("w")
+        assert dispatch.queue.get("a").status == "IN_PROGRESS"
+        assert dispatch.queue.recover() == 1
+    assert dispatch.queue.get("a").losses == 0
+    assert not seat.held

@@ -310,6 +310,14 @@ class QueueLaws(RuleBasedStateMachine):
                 self._model[job.id] = "IN_QUEUE"
                 del self._holder[job.id]
 
+    @rule(job=jobs, worker=st.sampled_from("abc"))
+    def put_back(self, job: str, worker: str) -> None:
+        held = self._holder.get(job) == worker
+        assert self._queue.put_back(job, worker) == held
+        if held:
+            self._model[job] = "IN_QUEUE"
+            del self._holder[job]
+
     @rule(seconds=st.floats(0, 60))
     def time_passes(self, seconds: float) -> None:
         self._clock.now += seconds

@@ -123,7 +123,11 @@ class Dispatch:
             self._polls.remove(poll)
         if seat.poll is poll:
             seat.poll = None
-        return poll.answer.result() if poll.answer.done() else []
+        works = poll.answer.result() if poll.answer.done() else []
+        if works and gone is not None and gone.done():
+            self._put_back(seat, works)
+            return []
+        return works
 
     async def stops(self, seat: Seat, seconds: float) -> list[str]:
         """Ids of jobs that the worker must stop, each told once; none after `seconds`."""
@@ -165,10 +169,16 @@ class Dispatch:
         self._drop_polls(seat)
 
     def bury(self, worker: str) -> None:
-        """A worker's process is gone: its jobs go to others, or fail."""
+        """A worker's process is gone: its jobs go to others, or fail.
+
+        When the endpoint stops, it ends workers itself, which is no fault of their jobs: those are left as
+        they are, and are handed out again at the next start.
+        """
         seat = self.roster.leave(worker)
         if seat is not None:
             self.dismiss(seat)
+        if self.closing.is_set():
+            return
         for job in self.queue.lose(worker):
             log.warning("worker %s died while it ran %s: %s", worker, job.id,
                         "the job failed" if job.final else "the job waits for another worker")
@@ -200,6 +210,13 @@ class Dispatch:
             poll.seat.held |= {work.job.id: Hold(taken_at=now) for work in works}
             poll.answer.set_result(works)
         self.changed.set()
+
+    def _put_back(self, seat: Seat, works: list[Work]) -> None:
+        """The worker hung up in the moment of the hand-out: it never saw these jobs."""
+        for work in works:
+            seat.held.pop(work.job.id, None)
+            self.queue.put_back(work.job.id, seat.worker)
+        self._hand_out()
 
     def _drop_polls(self, seat: Seat) -> None:
         for poll in [poll for poll in self._polls if poll.seat is seat]:

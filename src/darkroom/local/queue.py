@@ -1,9 +1,9 @@
 """The durable queue: every change of a job's state is one SQLite transaction.
 
     IN_QUEUE ──take──▶ IN_PROGRESS ──finish──▶ COMPLETED | FAILED
-       ▲  │                │  │
-       │  └─cancel, expire─┼──┴─cancel, time out──▶ CANCELLED | TIMED_OUT
-       └──lose, recover────┘            retry: FAILED | TIMED_OUT ──▶ IN_QUEUE
+    IN_PROGRESS ──lose, put_back, recover──▶ IN_QUEUE, and ──lose──▶ FAILED after too many deaths
+    IN_QUEUE | IN_PROGRESS ──cancel, purge, expire──▶ CANCELLED | TIMED_OUT
+    FAILED | TIMED_OUT ──retry──▶ IN_QUEUE
 
 A job is ended by exactly one of these arrows. A worker can move only a job that it holds: what a
 worker says of a job that was taken from it is refused, so a late result never ends a job twice.
@@ -154,6 +154,14 @@ class JobQueue:
         """A worker died: its jobs go back to their place in the queue, or fail after `max_attempts` deaths."""
         with self._transaction():
             return [self._lost(id) for id in self._ids("status = 'IN_PROGRESS' AND worker = ?", worker)]
+
+    def put_back(self, job: str, worker: str) -> bool:
+        """Undo a hand-out that never reached its worker; False unless that worker is the holder."""
+        with self._transaction():
+            holds = self._ids("id = ? AND status = 'IN_PROGRESS' AND worker = ?", job, worker)
+            for id in holds:
+                self._requeue(id, losses=0)
+            return bool(holds)
 
     def recover(self) -> int:
         """The endpoint starts, so no worker lives: running jobs wait again. Returns how many there were."""

@@ -70,9 +70,10 @@ class Supervisor:
         until = self._roster.now() + seconds
         idle_until = self._roster.now() + min(seconds, IDLE_GOODBYE_SECONDS)
         while self._processes and not hurry.is_set() and self._roster.now() < until:
-            for seat in self._roster:
-                if not seat.held and self._roster.now() >= idle_until:
-                    self._processes[seat.worker].kill()
+            idle = {seat.worker for seat in self._roster if not seat.held}
+            for worker, process in self._processes.items():
+                if worker in idle and self._roster.now() >= idle_until:
+                    process.kill()
             await first_of(0.1, hurry)
         for process in self._processes.values():
             process.kill()
