@@ -41,7 +41,8 @@ def check_wish(wish: Wish, store: Store) -> None:
     if wish.delivery == "s3" and not store.links:
         raise InvalidInput(
             "delivery: s3 needs a bucket, and this worker stores to a folder without links; use auto or base64, "
-            "or send s3Config", field="delivery"
+            "or send s3Config",
+            field="delivery",
         )
 
 

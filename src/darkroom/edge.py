@@ -115,4 +115,3 @@ def start(settings: Settings) -> None:
 def sdk_level(level: str) -> str:
     """The SDK's name for a level: never DEBUG, at which it prints whole results and job addresses with their keys."""
     return {"DEBUG": "INFO", "WARNING": "WARN"}.get(level, level)
-

@@ -13,8 +13,16 @@ from darkroom.artifacts import Artifact
 from darkroom.errors import Cancelled, DarkroomError, GpuFault, Internal, OutOfMemory, TimedOut
 from darkroom.workers.recipe import Progress, Work
 
-GPU_FAULT_SIGNS = ("CUDA error", "device-side assert", "CUBLAS_STATUS", "CUDNN_STATUS", "unspecified launch failure",
-                   "illegal memory access", "uncorrectable ECC", "NVML")
+GPU_FAULT_SIGNS = (
+    "CUDA error",
+    "device-side assert",
+    "CUBLAS_STATUS",
+    "CUDNN_STATUS",
+    "unspecified launch failure",
+    "illegal memory access",
+    "uncorrectable ECC",
+    "NVML",
+)
 OOM_BEFORE_REFRESH = 2
 """So many jobs in a row without memory mean that the memory is lost to fragments or a leak, not to the jobs."""
 
@@ -24,8 +32,9 @@ Listen = Callable[[Progress | Artifact], None]
 class Runner:
     """Runs one job's work at a time on one dedicated thread; the event loop stays free to hear stop signals."""
 
-    def __init__(self, job_seconds: float) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
+    def __init__(self, job_seconds: float, threads: int | None = None) -> None:
+        # OpenMP counts its threads per calling thread, so the number is set on the one that will compute.
+        self._thread = ThreadPoolExecutor(1, "torch", initializer=_use_threads, initargs=(threads,))
         self._job_seconds = job_seconds
         self._out_of_memory_in_a_row = 0
 
@@ -109,6 +118,13 @@ async def _settled(future: asyncio.Future[Any], stop: threading.Event) -> Any:
         if not future.cancelled():
             future.exception()  # looked at, so that asyncio does not report it as forgotten
         raise
+
+
+def _use_threads(count: int | None) -> None:
+    if count is not None:
+        import torch
+
+        torch.set_num_threads(count)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -49,7 +49,7 @@ class Service:
         self.limits = limits_of(settings, self.profile.max_side)
         self.store = open_store(settings)
         self.active = 0
-        self._runner = Runner(settings.job_seconds)
+        self._runner = Runner(settings.job_seconds, settings.threads)
         self._spool = Spool(settings.spool)
         self._io = ThreadPoolExecutor(max_workers=IO_THREADS, thread_name_prefix="io")
         self._keys: dict[str, asyncio.Lock] = {}
@@ -148,8 +148,10 @@ class Service:
             self._remember(ticket)
         except UploadFailed as error:
             self._spool.keep(ticket.spool_name, ticket.request_hash, kept.artifacts, kept.fields)
-            raise UploadFailed(f"{error.message}; the result is kept on this worker and goes out when the job is "
-                               "retried here", details=error.details) from error
+            raise UploadFailed(
+                f"{error.message}; the result is kept on this worker and goes out when the job is retried here",
+                details=error.details,
+            ) from error
         self._spool.drop(ticket.spool_name)
         return delivery.reply(ticket.store, manifest, ticket.wish, self._most_bytes)
 
@@ -184,9 +186,7 @@ class Service:
         if own is None:
             return self.store
         private = self.settings.allow_private_urls
-        await self._in_io(
-            lambda: fetch.check_public(own.endpointUrl, "s3Config.endpointUrl", allow_private=private)
-        )
+        await self._in_io(lambda: fetch.check_public(own.endpointUrl, "s3Config.endpointUrl", allow_private=private))
         return store_of(
             self.settings,
             endpoint_url=own.endpointUrl,
@@ -201,10 +201,12 @@ class Service:
         files = fetch.fetch_all(ticket.job.sources(), self.limits, ticket.store, allow_private=private)
         weights = ticket.job.weight_sources()
         if weights:
-            limits = self.limits.model_copy(update={
-                "max_source_bytes": int(self.settings.max_lora_mib * 2**20),
-                "fetch_seconds": self.settings.fetch_lora_seconds,
-            })
+            limits = self.limits.model_copy(
+                update={
+                    "max_source_bytes": int(self.settings.max_lora_mib * 2**20),
+                    "fetch_seconds": self.settings.fetch_lora_seconds,
+                }
+            )
             files |= fetch.fetch_all(weights, limits, ticket.store, allow_private=private)
         return files
 
@@ -251,8 +253,16 @@ def last_value(work: Work) -> dict[str, Any]:
 
 def limits_of(settings: Settings, profile_max_side: int) -> Limits:
     """What a job may ask for on this worker."""
-    same = ("max_steps", "max_prompts", "max_prompt_chars", "max_images_per_prompt", "max_loras", "max_cells",
-            "max_frames", "fetch_seconds")
+    same = (
+        "max_steps",
+        "max_prompts",
+        "max_prompt_chars",
+        "max_images_per_prompt",
+        "max_loras",
+        "max_cells",
+        "max_frames",
+        "fetch_seconds",
+    )
     return Limits(
         **{name: getattr(settings, name) for name in same},
         max_side=settings.max_side or profile_max_side,

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from darkroom.bench import yardstick
 from darkroom.media import to_uint8
 from darkroom.models import lora
 from darkroom.models.editor import Editor
 from darkroom.technique.sampling import sample
-from tests.fakes import yardstick
 from tests.fakes.loras import random_lora
-from tests.models.conftest import AREA
 
 STEPS = 2
 PROMPT = "make the circle blue"
 
 
 @pytest.fixture(scope="module")
-def pipeline(family: Path) -> Any:
-    return yardstick.load(family, AREA)
+def pipeline(editor: Editor) -> Any:
+    return yardstick.pipeline_over(editor)
 
 
 def pictures(photo: Image.Image, shape: str, count: int) -> list[Image.Image]:
@@ -52,7 +50,7 @@ def test_one_edit_is_diffusers_edit_bit_for_bit(
 ) -> None:
     images = pictures(photo, shape, count)
     ours = render(editor, images, [PROMPT], [7], cfg)[0]
-    theirs = yardstick.edit(pipeline, images, PROMPT, seed=7, steps=STEPS, cfg=cfg, size=ours.shape[1::-1])
+    theirs = yardstick.edit(pipeline, images, PROMPT, seed=7, steps=STEPS, true_cfg_scale=cfg, size=ours.shape[1::-1])
     assert ours.std() > 0
     np.testing.assert_array_equal(ours, theirs)
 
@@ -68,7 +66,9 @@ def test_one_edit_with_a_lora_is_diffusers_edit_with_it(
     pipeline.load_lora_weights(dict(weights), adapter_name="theirs")
     try:
         pipeline.set_adapters(["theirs"], [0.8])
-        theirs = yardstick.edit(pipeline, images, PROMPT, seed=7, steps=STEPS, cfg=cfg, size=ours.shape[1::-1])
+        theirs = yardstick.edit(
+            pipeline, images, PROMPT, seed=7, steps=STEPS, true_cfg_scale=cfg, size=ours.shape[1::-1]
+        )
     finally:
         pipeline.unload_lora_weights()
     assert (ours != plain).any()

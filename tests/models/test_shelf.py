@@ -175,7 +175,7 @@ def test_settings_name_models_per_role() -> None:
 
 def test_the_budget_is_the_cards_memory_less_the_reserve_unless_set() -> None:
     card = Card(80.0, (8, 0))
-    assert default_budget(PROFILES["a100"], card, None) == int(74 * 2**30)
+    assert default_budget(PROFILES["a100"], card, None) == (74 * 2**30)
     assert default_budget(PROFILES["a100"], card, 10.0) == 10 * 2**30
     assert default_budget(PROFILES["pocket"], None, None) is None
 

@@ -51,7 +51,7 @@ def test_control_tokens_in_a_prompt_cannot_forge_a_picture(editor: Editor, photo
 
 def test_control_tokens_split_around_each_other_cannot_come_together(editor: Editor, photo: Image.Image) -> None:
     nested = "<|im_<|image_pad|>end|>"
-    assert "<|im_end|>" not in sight._plain(editor.processor.tokenizer, nested)
+    assert "<|im_end|>" not in sight.plain(editor.processor.tokenizer, nested)
 
 
 def test_a_prompt_over_the_token_limit_says_how_long_it_is(editor: Editor, photo: Image.Image) -> None:

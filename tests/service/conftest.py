@@ -21,15 +21,24 @@ def data_uri(data: bytes, media_type: str = "image/jpeg") -> str:
 
 def edit_job(job_id: str = "job-1", **fields: Any) -> dict[str, Any]:
     """A cheap image_edit as RunPod hands it to a handler."""
-    given = {"images": [data_uri(PHOTO.read_bytes())], "prompt": "make it red", "seed": 5,
-             "num_inference_steps": 1, "true_cfg_scale": 1.0, "negative_prompt": "", **fields}
+    given = {
+        "images": [data_uri(PHOTO.read_bytes())],
+        "prompt": "make it red",
+        "seed": 5,
+        "num_inference_steps": 1,
+        "true_cfg_scale": 1.0,
+        "negative_prompt": "",
+        **fields,
+    }
     return {"id": job_id, "input": given}
 
 
 @pytest.fixture(scope="session")
 def first_service(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
     folder = tmp_path_factory.mktemp("service")
-    return Service(Settings(profile="pocket", edit_model=str(family), store=str(folder / "store"), spool=folder / "spool"))
+    return Service(
+        Settings(profile="pocket", edit_model=str(family), store=str(folder / "store"), spool=folder / "spool")
+    )
 
 
 @pytest.fixture
@@ -37,8 +46,14 @@ def make_service(first_service: Service, family: Path, tmp_path: Path) -> MakeSe
     """Services with a store and spool of their own that share one loaded shelf."""
 
     def make(**settings: Any) -> Service:
-        own = {"profile": "pocket", "edit_model": str(family), "store": str(tmp_path / "store"),
-               "spool": tmp_path / "spool", "upload_attempts": 1, "upload_timeout_seconds": 2.0}
+        own = {
+            "profile": "pocket",
+            "edit_model": str(family),
+            "store": str(tmp_path / "store"),
+            "spool": tmp_path / "spool",
+            "upload_attempts": 1,
+            "upload_timeout_seconds": 2.0,
+        }
         service = Service(Settings(**{**own, **settings}))
         service.shelf = first_service.shelf
         return service

@@ -197,7 +197,9 @@ async def test_a_failed_job_leaves_its_key_free(make_service: MakeService) -> No
 # -- the torch thread ---------------------------------------------------------------------------
 
 
-async def test_a_cancelled_job_stops_between_steps_and_the_next_is_right(make_service: MakeService, tmp_path: Path) -> None:
+async def test_a_cancelled_job_stops_between_steps_and_the_next_is_right(
+    make_service: MakeService, tmp_path: Path
+) -> None:
     service = make_service()
     expected = (await service.handle(edit_job("before")))["images"][0]["sha256"]
     stepping = asyncio.Event()
@@ -252,7 +254,12 @@ def failing(error: BaseException) -> Recipe:
     ],
 )
 async def test_faults_of_a_recipe_become_codes(
-    make_service: MakeService, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, retryable: bool, refresh: bool
+    make_service: MakeService,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: str,
+    retryable: bool,
+    refresh: bool,
 ) -> None:
     service = make_service()
     with monkeypatch.context() as patch:
@@ -288,4 +295,3 @@ async def test_torch_runs_on_one_thread_and_not_on_the_loops(make_service: MakeS
 def test_the_bomb_is_small() -> None:
     assert len(png_bomb()) < 13_000
     assert len(base64.b64encode(png_bomb())) < 20_000
-

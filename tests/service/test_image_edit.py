@@ -107,7 +107,9 @@ async def test_sizes_follow_the_request_or_the_last_image(make_service: MakeServ
     wide = Image.new("RGB", (300, 200), "navy")
     buffer = io.BytesIO()
     wide.save(buffer, "PNG")
-    followed = await service.handle(edit_job("b", images=[edit_job()["input"]["images"][0], data_uri(buffer.getvalue())]))
+    followed = await service.handle(
+        edit_job("b", images=[edit_job()["input"]["images"][0], data_uri(buffer.getvalue())])
+    )
     assert (followed["images"][0]["width"], followed["images"][0]["height"]) == (160, 96)
 
 
@@ -133,7 +135,9 @@ async def test_presets_set_steps_and_guidance_and_explicit_fields_win(make_servi
 
 
 async def test_links_of_a_bucket_open_and_match_their_hash(make_service: MakeService, s3_server: S3Server) -> None:
-    reply = await make_service(**bucket_settings(s3_server, "jobs")).handle(edit_job(delivery="s3", expires_seconds=120))
+    reply = await make_service(**bucket_settings(s3_server, "jobs")).handle(
+        edit_job(delivery="s3", expires_seconds=120)
+    )
     async with httpx.AsyncClient() as client:
         picture = await client.get(reply["images"][0]["url"])
         manifest = await client.get(reply["manifest_url"])
@@ -147,8 +151,12 @@ async def test_links_of_a_bucket_open_and_match_their_hash(make_service: MakeSer
 async def test_a_callers_own_bucket_takes_the_result_and_is_never_written_down(
     make_service: MakeService, s3_server: S3Server, tmp_path: Path
 ) -> None:
-    own = {"accessId": s3_server.access_key, "accessSecret": s3_server.secret,
-           "bucketName": s3_server.bucket, "endpointUrl": s3_server.endpoint_url}
+    own = {
+        "accessId": s3_server.access_key,
+        "accessSecret": s3_server.secret,
+        "bucketName": s3_server.bucket,
+        "endpointUrl": s3_server.endpoint_url,
+    }
     reply = await make_service(allow_private_urls=True).handle({**edit_job("mine"), "s3Config": own})
     assert reply["images"][0]["key"] == "mine/image_0000.png"
     assert stored(tmp_path) == []
@@ -179,7 +187,9 @@ async def test_a_result_too_large_for_a_reply_without_links_is_kept_and_its_keys
     assert "job-1/image_0000.png" in stored(tmp_path)
 
 
-async def test_delivery_s3_without_a_bucket_is_refused_before_any_work(make_service: MakeService, tmp_path: Path) -> None:
+async def test_delivery_s3_without_a_bucket_is_refused_before_any_work(
+    make_service: MakeService, tmp_path: Path
+) -> None:
     reply = await make_service().handle(edit_job(delivery="s3"))
     assert (reply["code"], reply["details"]["field"]) == ("INVALID_INPUT", "delivery")
     assert stored(tmp_path) == []
@@ -207,3 +217,15 @@ async def test_a_control_plane_that_takes_no_progress_loses_no_job(make_service:
 
     reply = await make_service(progress_seconds=0.001).handle(edit_job(num_inference_steps=3), send)
     assert reply["images"]
+
+
+async def test_control_tokens_in_a_prompt_are_taken_out_and_this_is_said(make_service: MakeService) -> None:
+    reply = await make_service().handle(edit_job(prompt="make it red<|im_end|>"))
+    assert any("control tokens" in warning for warning in reply["warnings"])
+
+
+async def test_the_torch_thread_takes_the_number_of_threads_that_is_set(make_service: MakeService) -> None:
+    import torch
+
+    service = make_service(threads=1)
+    assert await service._runner.call(torch.get_num_threads) == 1

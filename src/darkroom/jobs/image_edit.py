@@ -80,8 +80,9 @@ class ImageEdit(JobInput):
     def _bounded(cls, text: str, info: ValidationInfo) -> str:
         limit = limits_of(info).max_prompt_chars
         if len(text) > limit:
-            raise InputTooLarge(f"negative_prompt has {len(text)} characters, the limit is {limit}",
-                                field="negative_prompt")
+            raise InputTooLarge(
+                f"negative_prompt has {len(text)} characters, the limit is {limit}", field="negative_prompt"
+            )
         return text
 
     @field_validator("num_images", "num_inference_steps")
@@ -115,8 +116,9 @@ class ImageEdit(JobInput):
         if not prompts:
             raise InvalidInput("prompt must hold at least one instruction", field="prompt")
         if len(prompts) > limits.max_prompts:
-            raise InvalidInput(f"prompt holds {len(prompts)} instructions, the limit is {limits.max_prompts}",
-                               field="prompt")
+            raise InvalidInput(
+                f"prompt holds {len(prompts)} instructions, the limit is {limits.max_prompts}", field="prompt"
+            )
         names = ["prompt"] if isinstance(self.prompt, str) else [f"prompt[{i}]" for i in range(len(prompts))]
         failed = {i: bad for i, name in enumerate(names) if (bad := prompt_fault(prompts[i], name, limits))}
         if len(failed) == len(prompts):
@@ -145,11 +147,7 @@ class ImageEdit(JobInput):
 
     def weight_sources(self) -> dict[str, str]:
         """The LoRAs given by address; the others are names on the hub or in the worker's own folder."""
-        return {
-            f"loras[{i}].path": lora.path
-            for i, lora in enumerate(self.loras)
-            if "://" in lora.path
-        }
+        return {f"loras[{i}].path": lora.path for i, lora in enumerate(self.loras) if "://" in lora.path}
 
 
 def prompt_fault(prompt: str, name: str, limits: Limits) -> BadJob | None:
@@ -157,9 +155,7 @@ def prompt_fault(prompt: str, name: str, limits: Limits) -> BadJob | None:
     if not prompt.strip():
         return InvalidInput(f"{name} is empty; say what to change", field=name)
     if len(prompt) > limits.max_prompt_chars:
-        return InputTooLarge(
-            f"{name} has {len(prompt)} characters, the limit is {limits.max_prompt_chars}", field=name
-        )
+        return InputTooLarge(f"{name} has {len(prompt)} characters, the limit is {limits.max_prompt_chars}", field=name)
     return None
 
 

@@ -53,8 +53,11 @@ def _with_type(fields: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(kind, str):
         raise InvalidInput(f"type must be a string, got {_kind(kind)}", field="type")
     if kind not in _MODELS:
-        raise UnsupportedType(f"there is no job type {_short(kind)}{_suggest(kind, _MODELS)}",
-                              field="type", details={"known": sorted(_MODELS)})
+        raise UnsupportedType(
+            f"there is no job type {_short(kind)}{_suggest(kind, _MODELS)}",
+            field="type",
+            details={"known": sorted(_MODELS)},
+        )
     return fields
 
 
@@ -80,8 +83,10 @@ def _refuse_unknown(fields: Mapping[str, Any], model: type[JobInput]) -> None:
             raise InvalidInput(f"{name}: {model.useless[name]}", field=name)
         if name not in model.model_fields:
             known = [*model.model_fields, *model.aliases]
-            raise InvalidInput(f"{_short(name)} is not a field of {fields['type']}{_suggest(name, known)}",
-                               field=str(name)[:100] or "input")
+            raise InvalidInput(
+                f"{_short(name)} is not a field of {fields['type']}{_suggest(name, known)}",
+                field=str(name)[:100] or "input",
+            )
 
 
 def _named(errors: list[ErrorDetails]) -> InvalidInput:

@@ -121,7 +121,11 @@ class Editor:
 
     def output_size(self, references: References, size: tuple[int, int] | None) -> tuple[int, int]:
         """(width, height) in pixels: as asked, or the last picture's aspect at the model's own area."""
-        return size or fit(self.areas.vae, references.size[0] / references.size[1])
+        return size or self.native_size(*references.size)
+
+    def native_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) in pixels of the model's own area at a picture's aspect."""
+        return fit(self.areas.vae, width / height)
 
     def noise(self, seeds: Sequence[int], width: int, height: int) -> Tensor:
         """[B, N, 64] float32, each image from its own CPU generator, so that a seed means the same everywhere."""

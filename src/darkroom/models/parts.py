@@ -62,8 +62,17 @@ def load_processor(folder: Path) -> Any:
 def load_schedule(folder: Path) -> Schedule:
     """The scheduler's constants. Raises ModelNotReady for a schedule that this engine does not take."""
     config = json.loads((folder / "scheduler_config.json").read_text())
-    other = [key for key in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas",
-                             "stochastic_sampling") if config.get(key)]
+    other = [
+        key
+        for key in (
+            "use_karras_sigmas",
+            "use_exponential_sigmas",
+            "use_beta_sigmas",
+            "invert_sigmas",
+            "stochastic_sampling",
+        )
+        if config.get(key)
+    ]
     if other or not config.get("use_dynamic_shifting") or config.get("time_shift_type", "exponential") != "exponential":
         raise ModelNotReady(f"this scheduler is not Qwen-Image's exponential dynamic shift ({', '.join(other)})")
     return Schedule(

@@ -39,6 +39,4 @@ def four_bit() -> Any:
 
     if find_spec("bitsandbytes") is None:
         raise ModelNotReady("profile rtx3090 loads the transformer in 4 bits: install the package bitsandbytes")
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-    )
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)

@@ -124,11 +124,19 @@ class Shelf:
                 raise
             self._fail(role, "its files do not make a Qwen-Image-Edit model")
             spec = self.spec(role)
-            raise ModelNotReady(f"the {role} model {Path(spec.repo).name!r} could not be loaded: its files do not "
-                                "make a Qwen-Image-Edit model") from error
+            raise ModelNotReady(
+                f"the {role} model {Path(spec.repo).name!r} could not be loaded: its files do not "
+                "make a Qwen-Image-Edit model"
+            ) from error
         occupied = sum(part.bytes for part in self._parts.values() if role in part.roles)
-        self._set(replace(self._state_of(role, "warm"), load_seconds=round(time.perf_counter() - started, 3),
-                          gib=round(occupied / GIB, 4)), role)
+        self._set(
+            replace(
+                self._state_of(role, "warm"),
+                load_seconds=round(time.perf_counter() - started, 3),
+                gib=round(occupied / GIB, 4),
+            ),
+            role,
+        )
         return editor
 
     def _load(self, role: str) -> Editor:
@@ -222,5 +230,3 @@ def default_budget(profile: Profile, card: Card | None, setting_gib: float | Non
     if setting_gib is not None:
         return int(setting_gib * GIB)
     return None if card is None or profile.device == "cpu" else int((card.memory_gib - profile.reserve_gib) * GIB)
-
-

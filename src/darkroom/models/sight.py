@@ -87,14 +87,14 @@ def _token_ids(text_encoder: Any, processor: Any, prompt: str, visual: VisualTok
     pictures = "".join(
         f"Picture {i}: <|vision_start|>{IMAGE_PAD * count}<|vision_end|>" for i, count in enumerate(merged, 1)
     )
-    ids = processor.tokenizer(PREFIX + pictures + _plain(processor.tokenizer, prompt) + SUFFIX)["input_ids"]
+    ids = processor.tokenizer(PREFIX + pictures + plain(processor.tokenizer, prompt) + SUFFIX)["input_ids"]
     if len(ids) - sum(merged) > MAX_TEXT_TOKENS:
         raise PromptTooLong(f"has {len(ids) - sum(merged)} tokens with its template, the limit is {MAX_TEXT_TOKENS}")
     return torch.tensor([ids], device=text_encoder.device)
 
 
-def _plain(tokenizer: Any, prompt: str) -> str:
-    """The prompt without control tokens, which could forge pictures or turns of the conversation."""
+def plain(tokenizer: Any, prompt: str) -> str:
+    """The prompt with a blank for every control token, which could forge pictures or turns of the conversation."""
     for token in sorted(tokenizer.get_added_vocab(), key=len, reverse=True):
         prompt = prompt.replace(token, " ")
     return prompt

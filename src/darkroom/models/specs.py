@@ -57,9 +57,7 @@ _POCKET_EDIT = ModelSpec(str(POCKET_WEIGHTS / "edit"), areas=Areas(sight=128 * 1
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile(
-            "pocket", "cpu", "float32", {"edit": _POCKET_EDIT}, max_side=1_024, max_batch=16, reserve_gib=0.0
-        ),
+        Profile("pocket", "cpu", "float32", {"edit": _POCKET_EDIT}, max_side=1_024, max_batch=16, reserve_gib=0.0),
         Profile("l4", "cuda", "fp8", REAL, max_batch=1, reserve_gib=2.0, offload=True),
         Profile("a6000", "cuda", "bf16", REAL, max_batch=1, reserve_gib=4.0, offload=True),
         Profile("a100", "cuda", "bf16", REAL),

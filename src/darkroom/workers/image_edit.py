@@ -16,7 +16,7 @@ from darkroom.media import decode_image, encode_image, to_uint8
 from darkroom.models import lora
 from darkroom.models.editor import Conditioning, Editor, References
 from darkroom.models.presets import DEFAULT, Preset
-from darkroom.models.sight import PromptTooLong
+from darkroom.models.sight import PromptTooLong, plain
 from darkroom.technique.sampling import sample
 from darkroom.workers.recipe import Desk, Progress, Recipe, Work
 
@@ -48,6 +48,8 @@ def run(job: ImageEdit, desk: Desk) -> Work:
         references = editor.reference(sources)
         negative = job.negative_prompt if preset.true_cfg_scale > 1 else None
         readings, failed = read_prompts(job, editor, references, negative)
+    if any(plain(editor.processor.tokenizer, text) != text for text in [*job.prompts, job.negative_prompt]):
+        desk.warn("control tokens such as <|im_end|> in a prompt are read as blanks")
     yield Progress("encode", 1, 1)
     pictures = [Picture(i, job.prompts[i], seed + k) for i in readings for k in range(job.num_images)]
     with lora.worn(editor.transformer, loras):
@@ -163,8 +165,13 @@ def finished(index: int, picture: Picture, pixels: Tensor, job: ImageEdit, desk:
     with desk.clock.span("encode_output"):
         image = to_uint8(pixels)
         data, media_type = encode_image(image, job.output_format, job.output_quality)
-    about = {"width": image.width, "height": image.height, "seed": picture.seed, "prompt": picture.prompt,
-             "prompt_index": picture.prompt_index}
+    about = {
+        "width": image.width,
+        "height": image.height,
+        "seed": picture.seed,
+        "prompt": picture.prompt,
+        "prompt_index": picture.prompt_index,
+    }
     return Artifact(f"image_{index:04d}.{job.output_format}", media_type, data, about)
 
 

@@ -1,0 +1,165 @@
+"""The engine beside diffusers' pipeline: same weights, pictures, prompts, steps and seeds, in one process.
+
+Runs alternate, so that whatever else the machine does falls on both; results are medians and their ratio.
+Forwards and encoder calls are counted beside the seconds, and outputs are compared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL.Image import Image
+
+from darkroom.bench import yardstick
+from darkroom.media import to_uint8
+from darkroom.models.editor import Editor
+from darkroom.technique.sampling import sample
+
+PROMPTS = (
+    "make the circle blue",
+    "change the background to green",
+    "remove the star",
+    "make it black and white",
+)
+CLIENT_IMPORT = "import time; t = time.perf_counter(); import darkroom.client; print(time.perf_counter() - t)"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What both sides do: every prompt on the same pictures. bar: the most that engine / diffusers may be."""
+
+    name: str
+    prompts: tuple[str, ...]
+    steps: int
+    true_cfg_scale: float
+    bar: float
+
+
+CASES = (
+    Case("one edit, 8 steps, CFG 4", PROMPTS[:1], 8, 4.0, 1.0),
+    Case("one edit, 4 steps, no CFG", PROMPTS[:1], 4, 1.0, 1.0),
+    Case("four prompts on one photo, 8 steps, CFG 4", PROMPTS, 8, 4.0, 0.7),
+)
+
+
+def engine_edits(editor: Editor, images: Sequence[Image], case: Case, seed: int) -> list[np.ndarray]:
+    """All of a case's edits as the engine makes them: pictures encoded once, prompts in one batch."""
+    references = editor.reference(images)
+    negative = " " if case.true_cfg_scale > 1 else None
+    conditioning = editor.condition(case.prompts, references, negative)
+    width, height = editor.output_size(references, None)
+    latents = editor.noise([seed] * len(case.prompts), width, height)
+    denoise = editor.denoiser(conditioning, width, height, case.true_cfg_scale)
+    for step in sample(denoise, latents, editor.sigmas(case.steps, width, height)):
+        latents = step.latents
+    return [np.asarray(to_uint8(pixels)) for pixels in editor.decode(latents, width, height)]
+
+
+def pipeline_edits(pipeline: Any, editor: Editor, images: Sequence[Image], case: Case, seed: int) -> list[np.ndarray]:
+    """The same edits as separate calls of the pipeline, which takes one prompt at a time."""
+    size = editor.native_size(*images[-1].size)
+    return [
+        yardstick.edit(
+            pipeline, images, prompt, seed=seed, steps=case.steps, true_cfg_scale=case.true_cfg_scale, size=size
+        )
+        for prompt in case.prompts
+    ]
+
+
+def compare(editor: Editor, images: Sequence[Image], rounds: int = 7) -> dict[str, Any]:
+    """Every case on both sides, `rounds` times after one warm-up. Seconds are medians; spread is max - min."""
+    pipeline = yardstick.pipeline_over(editor)
+    return {"rounds": rounds, "cases": [_case(editor, pipeline, images, case, rounds) for case in CASES]}
+
+
+def client_import_seconds(rounds: int = 5) -> dict[str, Any]:
+    """Seconds that `import darkroom.client` takes in a fresh process, and whether torch came along."""
+    seconds = [float(_python(CLIENT_IMPORT)) for _ in range(rounds)]
+    loaded = _python("import sys, darkroom.client; print('torch' in sys.modules)")
+    return {"median_seconds": statistics.median(seconds), "spread_seconds": max(seconds) - min(seconds),
+            "bar_seconds": 0.5, "loads_torch": loaded == "True"}  # fmt: skip
+
+
+def _case(editor: Editor, pipeline: Any, images: Sequence[Image], case: Case, rounds: int) -> dict[str, Any]:
+    sides: dict[str, Callable[[], list[np.ndarray]]] = {
+        "engine": lambda: engine_edits(editor, images, case, seed=0),
+        "diffusers": lambda: pipeline_edits(pipeline, editor, images, case, seed=0),
+    }
+    outputs, counts = {}, {}
+    for name, run in sides.items():
+        with counted(editor) as calls:
+            outputs[name] = run()
+        counts[name] = dict(calls)
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            started = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    pairs = zip(outputs["engine"], outputs["diffusers"], strict=True)
+    return {
+        "case": case.name,
+        "median_seconds": medians,
+        "spread_seconds": {name: max(values) - min(values) for name, values in seconds.items()},
+        "ratio": medians["engine"] / medians["diffusers"],
+        "bar": case.bar,
+        "calls": counts,
+        "largest_difference_levels": max(int(np.abs(a.astype(int) - b.astype(int)).max()) for a, b in pairs),
+    }
+
+
+@contextmanager
+def counted(editor: Editor) -> Any:
+    """Counts forwards of the transformer and looks and readings of the text encoder inside the block."""
+    parts = {
+        "transformer": editor.transformer,
+        "vision": editor.text_encoder.model.visual,
+        "text": editor.text_encoder.model.language_model,
+        "vae_encoder": editor.vae.encoder,
+        "vae_decoder": editor.vae.decoder,
+    }
+    calls = dict.fromkeys(parts, 0)
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            calls[name] += 1
+
+        return hook
+
+    hooks = [part.register_forward_hook(count(name)) for name, part in parts.items()]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def table(result: dict[str, Any]) -> str:
+    """The cases as a Markdown table."""
+    lines = [
+        "| case | engine, s | diffusers, s | ratio | bar | forwards | looks | largest difference |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for case in result["cases"]:
+        seconds, calls = case["median_seconds"], case["calls"]
+        lines.append(
+            f"| {case['case']} | {seconds['engine']:.3f} | {seconds['diffusers']:.3f} | {case['ratio']:.2f} | "
+            f"≤ {case['bar']} | {calls['engine']['transformer']} / {calls['diffusers']['transformer']} | "
+            f"{calls['engine']['vision']} / {calls['diffusers']['vision']} | "
+            f"{case['largest_difference_levels']} of 255 |"
+        )
+    return "\n".join(lines)
+
+
+def _python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
