@@ -99,9 +99,9 @@ async def _run(
         await client.health()
     patient = Retry(attempts=7)
     async with AsyncClient(endpoint, api_key=api_key, retry=patient) as client:
-        with bars(len(plan)) as listen:
+        with bars(len(plan)) as (listen, progress):
             batch = Batch(plan, ledger, client, out, in_flight=in_flight, retry=patient,
-                          retry_failed=retry_failed, listen=listen)
+                          retry_failed=retry_failed, listen=listen, progress=progress)
             try:
                 summary = await batch.run()
             finally:

@@ -18,11 +18,12 @@ from rich.progress import (
 from darkroom.cli_text import usd
 from darkroom.client.batch.ledger import Entry
 from darkroom.client.batch.plan import Planned
+from darkroom.client.replies import JobStatus
 
 
 @contextmanager
-def bars(total: int) -> Iterator[Callable[[Planned, Entry], None]]:
-    """A listener for a Batch."""
+def bars(total: int) -> Iterator[tuple[Callable[[Planned, Entry], None], Callable[[JobStatus], None]]]:
+    """What a Batch takes as `listen` and as `progress`."""
     console = Console(stderr=True)
     columns = (
         TextColumn("edits"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
@@ -44,4 +45,11 @@ def bars(total: int) -> Iterator[Callable[[Planned, Entry], None]]:
             elif not console.is_terminal:
                 console.print(f"{planned.where}: done", highlight=False, markup=False)
 
-        yield listen
+        told: set[str] = set()
+
+        def progress(status: JobStatus) -> None:
+            if status.problem and status.problem not in told:
+                told.add(status.problem)
+                console.print(f"no worker takes the jobs: {status.problem}", style="yellow", markup=False)
+
+        yield listen, progress

@@ -91,12 +91,14 @@ def _edit(
     as_json: bool, timeout: float | None, endpoint: str, api_key: str | None,
 ) -> None:
     from darkroom.cli_progress import watching
-    from darkroom.client import Retry
+    from darkroom.client import Polling, Retry
     from darkroom.client.compare import write_comparison
     from darkroom.client.files import destinations
 
     prompt: str | list[str] = prompts[0] if len(prompts) == 1 else prompts
-    with Client(endpoint, api_key=api_key, retry=Retry(attempts=4)) as client:
+    # Workers tell their steps twice a second; who watches wants to see each.
+    polling = Polling(most_seconds=0.25 if watch else 1.5)
+    with Client(endpoint, api_key=api_key, retry=Retry(attempts=4), polling=polling) as client:
         with watching(watch) as progress, taken_back(client, progress) as noted:
             reply = client.edit(list(images), prompt, progress=noted, timeout_seconds=timeout, **fields)
         paths = destinations(reply, out, images[0])

@@ -27,8 +27,8 @@ def watching(every_step: bool) -> Iterator[Callable[[JobStatus], None]]:
             nonlocal last
             text = described(status)
             show(bar, task, text, status.output)
-            if every_step and text != last:
-                console.print(text, highlight=False)
+            if (every_step or status.problem) and text != last:
+                console.print(text, highlight=False, markup=False)
                 last = text
 
         yield progress
@@ -44,6 +44,8 @@ def described(status: JobStatus) -> str:
     """One line: 'denoise 3/8', or what the platform says while the worker says nothing."""
     output = status.output
     step, steps = steps_of(output)
+    if status.problem:
+        return f"{_WORDS['IN_QUEUE']}: {status.problem}"
     if isinstance(output, str):
         return output
     if not isinstance(output, dict):

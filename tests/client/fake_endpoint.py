@@ -51,6 +51,7 @@ class FakeEndpoint:
         self.calls: Counter[str] = Counter()
         self.tokens: list[str | None] = []
         self.busiest = 0
+        self.stuck = False
         self.failed_prompts: list[dict[str, Any]] = []
         self.cold = True
         self.health: dict[str, Any] = {"jobs": {"completed": 0, "inQueue": 0}, "workers": {"idle": 0, "new": 1}}
@@ -118,6 +119,8 @@ class FakeEndpoint:
         common = {"id": job_id, "workerId": "worker-1", "delayTime": 5, "executionTime": 40}
         if job.get("cancelled"):
             return {**common, "status": "CANCELLED"}
+        if self.stuck:
+            return {"id": job_id, "status": "IN_QUEUE"}
         if not self._finished(job):
             done = (time.monotonic() - self._started_by_key[job["key"]]) / self._seconds(job)
             step = int(4 * done)

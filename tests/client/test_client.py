@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import subprocess
 import sys
 import time
@@ -16,18 +17,22 @@ from darkroom.client import (
     Client,
     ClientError,
     DownloadFailed,
+    EndpointHealth,
     EndpointUnreachable,
     JobCancelled,
     JobFailed,
     JobLost,
     JobStatus,
     Picture,
+    Polling,
     RateLimited,
     RequestRefused,
     Retry,
     Unauthorized,
     WaitTimeout,
 )
+from darkroom.client.flow import Answer, Call, Pause
+from darkroom.client.protocol import Protocol
 from darkroom.errors import InvalidInput
 from tests.client.conftest import EAGER, IMPATIENT
 from tests.client.fake_endpoint import FakeEndpoint, FakeServer, picture
@@ -172,6 +177,39 @@ def test_progress_is_told_on_the_callers_thread_each_change_once(client: Client,
     steps = [status.output["done"] for status in seen if status.status == "IN_PROGRESS"]
     assert steps == sorted(set(steps))
     assert len(steps) >= 3
+
+
+def test_a_short_job_after_a_long_queue_is_noticed_soon() -> None:
+    protocol = Protocol(polling=Polling(least_seconds=0.01, most_seconds=60.0, share=0.5))
+    flow = protocol.wait("j", None, None)
+
+    def answer(status: str) -> Answer:
+        return Answer(200, body=json.dumps({"id": "j", "status": status}).encode())
+
+    pauses = []
+    assert isinstance(next(flow), Call)
+    for status in ["IN_QUEUE", "IN_QUEUE", "IN_PROGRESS"]:
+        pause = flow.send(answer(status))
+        assert isinstance(pause, Pause)
+        pauses.append(pause.seconds)
+        time.sleep(0.2 if status == "IN_QUEUE" else 0.0)
+        assert isinstance(next(flow), Call)
+    assert pauses[1] >= 0.09
+    assert pauses[2] < 0.05
+
+
+def test_a_job_that_no_worker_takes_is_told_with_the_reason(endpoint: FakeEndpoint) -> None:
+    endpoint.stuck = True
+    endpoint.health = {"workers": {"unhealthy": 3}, "problem": "models_load: the weights are missing"}
+    seen: list[str | None] = []
+    polling = Polling(least_seconds=0.01, most_seconds=0.02, doubt_seconds=0.1)
+    with Client(endpoint.url, polling=polling) as client, pytest.raises(WaitTimeout):
+        client.run({"type": "health"}, progress=lambda status: seen.append(status.problem), timeout_seconds=0.4)
+    assert seen == [None, "models_load: the weights are missing"]
+    assert EndpointHealth.model_validate({"workers": {"throttled": 2}}).trouble == (
+        "2 workers are throttled: no card of the endpoint's kinds is free"
+    )
+    assert EndpointHealth.model_validate({"workers": {"unhealthy": 1, "initializing": 1}}).trouble is None
 
 
 def test_waiting_longer_than_asked_leaves_the_job_alone(client: Client, endpoint: FakeEndpoint, photo: Path) -> None:

@@ -32,18 +32,21 @@ Progress = Callable[[JobStatus], None]
 
 @dataclass(frozen=True)
 class Polling:
-    """How often a job's status is asked for: after `share` of the time waited so far, within the bounds.
+    """How often a job's status is asked for: after `share` of its time in this state, within the bounds.
 
-    A job is noticed at most that share too late, and a long one costs few requests. Seconds.
+    A job is noticed at most that share too late, and a long one costs few requests. A short job after a long
+    wait for a worker is still noticed soon, because running is another state than queueing. Seconds.
     """
 
     least_seconds: float = 0.1
     most_seconds: float = 3.0
     share: float = 0.1
+    doubt_seconds: float = 5.0
+    """A job that stays queued so long makes the client ask /health why, if anybody listens to progress."""
 
-    def interval(self, waited_seconds: float) -> float:
+    def interval(self, state_seconds: float) -> float:
         """Seconds until the next question."""
-        return min(self.most_seconds, max(self.least_seconds, self.share * waited_seconds))
+        return min(self.most_seconds, max(self.least_seconds, self.share * state_seconds))
 
 
 def new_key() -> str:
@@ -85,8 +88,16 @@ class Protocol:
         Raises JobFailed or one of its children, or WaitTimeout.
         """
         started, told = time.monotonic(), None
+        state, since, asked = "", started, started
+        problem: str | None = None
         while True:
             status = yield from self.status(job_id)
+            if status.status != state:
+                state, since = status.status, time.monotonic()
+            if state == "IN_QUEUE" and progress is not None:
+                if time.monotonic() - asked >= self.polling.doubt_seconds:
+                    problem, asked = (yield from self.health()).trouble, time.monotonic()
+                status = status.model_copy(update={"problem": problem})
             if status.done:
                 if status.status != "COMPLETED":
                     raise failure(status)
@@ -98,7 +109,7 @@ class Protocol:
             if timeout_seconds is not None and waited >= timeout_seconds:
                 message = f"job {job_id} is still {status.status} after {waited:.0f} s"
                 raise WaitTimeout(message, job_id=job_id)
-            yield Pause(self.polling.interval(waited))
+            yield Pause(self.polling.interval(time.monotonic() - since))
 
     def run(
         self,

@@ -34,6 +34,8 @@ class JobStatus(_Reply):
     delay_ms: float | None = Field(default=None, alias="delayTime")
     execution_ms: float | None = Field(default=None, alias="executionTime")
     worker_id: str | None = Field(default=None, alias="workerId")
+    problem: str | None = None
+    """Why no worker takes a queued job; the client asks /health for it."""
 
     @property
     def done(self) -> bool:
@@ -136,6 +138,19 @@ class EndpointHealth(_Reply):
 
     jobs: JobCounts = JobCounts()
     workers: WorkerCounts = WorkerCounts()
+    problem: str | None = None
+    """Said by local endpoints only."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why queued jobs do not start, as far as this tells; None while some worker may take them."""
+        if self.problem or self.workers.alive:
+            return self.problem
+        if self.workers.unhealthy:
+            return f"{self.workers.unhealthy} workers are unhealthy; their log says why"
+        if self.workers.throttled:
+            return f"{self.workers.throttled} workers are throttled: no card of the endpoint's kinds is free"
+        return None
 
 
 ReplyT = TypeVar("ReplyT", bound=_Reply)

@@ -20,6 +20,7 @@ from darkroom.client.batch.ledger import Entry, Ledger, State
 from darkroom.client.batch.plan import Planned
 from darkroom.client.errors import BadReply, DownloadFailed, JobFailed, JobLost, RequestRefused
 from darkroom.client.files import intact, save_pictures
+from darkroom.client.protocol import Progress
 from darkroom.client.replies import EditReply, JobHandle, job_reply
 from darkroom.client.retry import Retry
 from darkroom.errors import BadJob
@@ -39,7 +40,8 @@ class Summary:
 
 
 class Batch:
-    """One plan, one ledger, one endpoint. `listen` hears of every job that ends, those of earlier runs too."""
+    """One plan, one ledger, one endpoint. `listen` hears of every job that ends, those of earlier runs too;
+    `progress` of every change of a running one."""
 
     def __init__(
         self,
@@ -52,6 +54,7 @@ class Batch:
         retry: Retry | None = None,
         retry_failed: bool = False,
         listen: Listener | None = None,
+        progress: Progress | None = None,
     ) -> None:
         if in_flight < 1:
             raise ValueError("in_flight must be at least 1")
@@ -62,6 +65,7 @@ class Batch:
         self._in_flight = in_flight
         self._retry = retry or Retry()
         self._retry_failed = retry_failed
+        self._progress = progress
         self._listen = listen or (lambda planned, entry: None)
         self.entries = ledger.enter(plan, client.endpoint)
 
@@ -134,7 +138,7 @@ class Batch:
     async def _wait(self, index: int, entry: Entry) -> None:
         started = time.monotonic()
         handle = JobHandle(id=entry.job_id or "", idempotency_key=entry.key)
-        status = await self._client.wait(handle)
+        status = await self._client.wait(handle, progress=self._progress)
         reply = job_reply(EditReply, status, entry.key)
         seconds = (status.execution_ms or 1000 * (time.monotonic() - started)) / 1000
         self._keep(index, replace(entry, state="rendered", reply=reply.model_dump(mode="json"), seconds=seconds))
