@@ -359,4 +359,4 @@ class QueueLaws(RuleBasedStateMachine):
 
 
 TestQueueLaws = QueueLaws.TestCase
-TestQueueLaws.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestQueueLaws.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)

@@ -34,7 +34,7 @@ def test_a_killed_endpoint_goes_on_where_it_was(tmp_path: Path) -> None:
     assert api.health()["jobs"]["completed"] == 4
 
     # An orderly stop lets the running job end and keeps the others.
-    last = api.run("slow", seconds=1.5)
+    last = api.run("slow", seconds=0.8)
     pid = api.began(last)["output"]["pid"]
     kept = api.run()
     endpoint.stop()
