@@ -7,11 +7,15 @@ import logging
 import signal
 import sys
 from collections.abc import Mapping
-from typing import Any
+from importlib import import_module
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 from darkroom.progress import Send
-from darkroom.service import Service
 from darkroom.settings import Settings
+
+if TYPE_CHECKING:
+    from darkroom.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +106,12 @@ class Edge:
 
 def start(settings: Settings) -> None:
     """Run the worker loop, or the SDK's own --test_input and --rp_serve_api modes."""
+    # A good second of the SDK's import is waiting, and torch's is work: side by side they cost the longer one.
+    sdk = Thread(target=import_module, args=("runpod",), name="import runpod")
+    sdk.start()
+    from darkroom.service import Service
+
+    sdk.join()
     import runpod
     from runpod.serverless.modules.rp_logger import RunPodLogger
 

@@ -162,13 +162,14 @@ class Editor:
         self, x: Tensor, sigma: Tensor, prompts: Sequence[Tensor], references: References, grid: tuple[int, int]
     ) -> Tensor:
         """[B, N, 64] from as few forwards as lengths and `max_batch` allow, in the batch's order."""
-        velocities: list[Tensor | None] = [None] * len(x)
-        for batch in batches([len(prompt) for prompt in prompts], self.max_batch):
-            embeds = torch.stack([prompts[i] for i in batch])
-            forward = self._forward(x[batch] if len(batch) < len(x) else x, sigma, embeds, references, grid)
-            for i, velocity in zip(batch, forward, strict=True):
-                velocities[i] = velocity
-        return torch.stack([velocity for velocity in velocities if velocity is not None])
+        groups = batches([len(prompt) for prompt in prompts], self.max_batch)
+        if len(groups) == 1:
+            return self._forward(x, sigma, torch.stack(list(prompts)), references, grid)
+        velocity = torch.empty_like(x)
+        for group in groups:
+            embeds = torch.stack([prompts[i] for i in group])
+            velocity[group] = self._forward(x[group], sigma, embeds, references, grid).to(velocity)
+        return velocity
 
     def _forward(
         self, x: Tensor, sigma: Tensor, embeds: Tensor, references: References, grid: tuple[int, int]
