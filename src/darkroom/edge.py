@@ -24,7 +24,9 @@ DRAIN_POLL_SECONDS = 0.05
 
 def set_up_logging(level: str) -> None:
     """One line per event on stderr, where RunPod collects it."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # A library of the SDK's has set up the root logger by now, in a form of its own.
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level, format=form, stream=sys.stderr, force=True)
 
 
 class Edge:
