@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -30,6 +31,9 @@ def bench(
     same_picture: Annotated[bool, typer.Option("--same-picture", help="Let caches of encodings help.")] = False,
     workers: Annotated[int | None, typer.Option(help="Workers of the endpoint started here; -c by default.")] = None,
     handler: Annotated[Path, typer.Option(help="The worker of the endpoint started here.")] = Path("handler.py"),
+    engine: Annotated[bool, typer.Option(
+        "--engine", help="First the engine beside diffusers on this machine; with --cold 0 --warm 0 only that.")]
+    = False,
     idle_timeout: Annotated[float, typer.Option(
         min=0.0, help="Seconds without jobs after which a running endpoint's workers are gone.")] = 70.0,
     endpoint: Annotated[str | None, typer.Option(
@@ -44,7 +48,12 @@ def bench(
     """
     from darkroom.cli_batch import defaults_of
 
+    out = out or Path("bench/results") / datetime.now().strftime("%Y%m%d-%H%M%S")
     with told():
+        if engine:
+            _engine(image, out)
+        if engine and cold == warm == 0:
+            return
         fields = defaults_of(None, settings or [])
         key = own_key(endpoint, api_key, runpod_api_key) if endpoint else None
         report = _bench(
@@ -59,7 +68,7 @@ def bench(
 def _bench(
     *, cold: int, warm: int, concurrency: int, image: Path | None, prompt: str, fields: dict[str, Any],
     same_picture: bool, compare: Path | None, cards: list[str], endpoint: str | None, api_key: str | None,
-    idle_timeout: float, workers: int, handler: Path, out: Path | None,
+    idle_timeout: float, workers: int, handler: Path, out: Path,
 ) -> dict[str, Any]:
     from darkroom.bench.compare import ratios, read_report
     from darkroom.bench.endpoint import Plan, measure, remote, write
@@ -79,13 +88,32 @@ def _bench(
     where = endpoint_url(endpoint) if endpoint else f"local, {workers} workers"
     setup = Setup(where, commit(), machine(), plan.settings())
     report = summarise(setup, samples, warmed, prices(cards, gpu))
-    files = write(report, out or Path("bench/results") / datetime.now().strftime("%Y%m%d-%H%M%S"))
+    files = write(report, out)
     typer.echo(markdown(report))
     if old is not None:
         typer.echo(ratios(old, report))
     for file in files:
         typer.echo(str(file))
     return report
+
+
+def _engine(image: Path | None, out: Path) -> None:
+    """The profile's edit model by our loop and by diffusers' pipeline; engine.json and engine.md in `out`."""
+    from darkroom.bench.engine import compare, table
+    from darkroom.bench.machine import commit, machine
+    from darkroom.bench.picture import load
+    from darkroom.models.shelf import Shelf, read_card
+    from darkroom.models.specs import resolve
+    from darkroom.settings import Settings
+
+    picture = load(image)
+    shelf = Shelf(resolve(Settings(), read_card()))
+    result = {"commit": commit(), "machine": machine(), **compare(shelf.editor("edit"), [picture])}
+    text = f"# Engine beside diffusers: commit {result['commit']}\n\n{table(result)}\n"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "engine.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    (out / "engine.md").write_text(text, "utf-8")
+    typer.echo(text)
 
 
 def _tell(sample: Any) -> None:

@@ -18,7 +18,7 @@ from darkroom.client.errors import (
     RequestRefused,
     Unauthorized,
 )
-from darkroom.errors import BadJob
+from darkroom.errors import BadJob, ModelNotReady
 
 OK, SOME_FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -66,6 +66,8 @@ def told() -> Iterator[None]:
     except RequestRefused as error:
         raise fail(error.message, USAGE) from None
     except ClientError as error:
+        raise fail(error.message, SOME_FAILED) from None
+    except ModelNotReady as error:
         raise fail(error.message, SOME_FAILED) from None
     except (BadJob, ValueError, OSError) as error:
         raise fail(str(error), USAGE) from None
