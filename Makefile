@@ -92,11 +92,11 @@ endpoint: $(STAMP) ## a RunPod endpoint and its playground on 127.0.0.1:8000
 
 .PHONY: bench
 bench: $(STAMP) ## latency and cost on this machine's CPU
-	$(BIN)/darkroom bench $(ARGS)
+	$(BIN)/darkroom bench --engine $(ARGS)
 
 .PHONY: bench-gpu
-bench-gpu: $(STAMP) ## the full-size architecture on this machine's GPU
-	$(BIN)/darkroom bench --gpu $(ARGS)
+bench-gpu: ## the full-size architecture on a GPU: not written yet, docs/status.md
+	@echo "make bench-gpu: the benchmark of the full-size architecture is not written yet (docs/status.md)" >&2; exit 1
 
 # Pins stay as they are unless pyproject.toml rules them out; make requirements ARGS=--upgrade moves all.
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --no-header --no-annotate --quiet

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from darkroom.models.editor import Areas, Editor
+from darkroom.models.areas import Areas
+from darkroom.models.editor import Editor
 from darkroom.models.presets import POCKET
 from darkroom.models.shelf import Shelf
 from darkroom.models.specs import PROFILES, ModelSpec, Profile

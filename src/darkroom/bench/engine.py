@@ -6,13 +6,18 @@ Forwards and encoder calls are counted beside the seconds, and outputs are compa
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +93,46 @@ def client_import_seconds(rounds: int = 5) -> dict[str, Any]:
             "bar_seconds": 0.5, "loads_torch": loaded == "True"}  # fmt: skip
 
 
+def first_job_seconds(image: Image, handler: Path, rounds: int = 3) -> dict[str, Any]:
+    """Wall-clock seconds from starting a worker's process to the result of its first job, one short edit.
+
+    The worker runs in the SDK's --test_input mode: process start, imports, model, job; no queue.
+    """
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    job = {"images": [f"data:image/jpeg;base64,{data}"], "prompt": PROMPTS[0], "preset": "fast"}
+    seconds = []
+    # Results go to ./results of the working folder unless the settings name a store.
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            started = time.perf_counter()
+            subprocess.run(
+                [sys.executable, str(handler.resolve()), "--test_input", json.dumps({"input": job})],
+                cwd=folder,
+                check=True,
+                capture_output=True,
+            )
+            seconds.append(time.perf_counter() - started)
+    return {"median_seconds": statistics.median(seconds), "spread_seconds": max(seconds) - min(seconds),
+            "bar_seconds": 20.0}  # fmt: skip
+
+
+def missed(result: dict[str, Any]) -> list[str]:
+    """The bars of a whole result that were not reached, as sentences."""
+    slow = [
+        f"{case['case']}: {case['ratio']:.2f} of diffusers' time, the bar is {case['bar']}"
+        for case in result["cases"]
+        if case["ratio"] > case["bar"]
+    ]
+    starts = [
+        f"{name}: {result[name]['median_seconds']:.2f} s, the bar is {result[name]['bar_seconds']} s"
+        for name in ("client_import", "worker_first_job")
+        if result[name]["median_seconds"] > result[name]["bar_seconds"]
+    ]
+    return slow + starts
+
+
 def _case(editor: Editor, pipeline: Any, images: Sequence[Image], case: Case, rounds: int) -> dict[str, Any]:
     sides: dict[str, Callable[[], list[np.ndarray]]] = {
         "engine": lambda: engine_edits(editor, images, case, seed=0),
@@ -157,6 +202,13 @@ def table(result: dict[str, Any]) -> str:
             f"{calls['engine']['vision']} / {calls['diffusers']['vision']} | "
             f"{case['largest_difference_levels']} of 255 |"
         )
+    for name, label in (("client_import", "import of the client"), ("worker_first_job", "a worker to its first job")):
+        if name in result:
+            start = result[name]
+            spread = start["spread_seconds"]
+            lines.append(
+                f"\n{label}: {start['median_seconds']:.2f} s (spread {spread:.2f} s), bar {start['bar_seconds']} s"
+            )
     return "\n".join(lines)
 
 

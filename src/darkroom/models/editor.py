@@ -16,6 +16,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL.Image import Image
 from torch import Tensor
 
+from darkroom.models.areas import Areas
 from darkroom.models.residency import Resident
 from darkroom.models.sight import VisualTokens, encode_text, look, prefix_length
 from darkroom.technique.cfg import true_cfg
@@ -25,14 +26,6 @@ from darkroom.technique.schedule import Schedule
 
 TOKEN_PIXELS = 16
 """Pixels per side of one transformer token: 8 from the VAE times a patch of 2."""
-
-
-@dataclass(frozen=True)
-class Areas:
-    """Pixels at which pictures enter the model: Qwen2.5-VL's sight and the VAE's reference latents."""
-
-    sight: int = 384 * 384
-    vae: int = 1024 * 1024
 
 
 @dataclass(frozen=True)

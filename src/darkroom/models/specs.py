@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from darkroom.models.editor import Areas
+from darkroom.models.areas import Areas
 from darkroom.models.presets import EDIT_2511, POCKET, Preset
 from darkroom.settings import Settings
 
