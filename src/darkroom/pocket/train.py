@@ -13,7 +13,7 @@ from darkroom.pocket.family import assemble, save
 from darkroom.pocket.shipped import EDIT, install
 from darkroom.pocket.training.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.training.flow_stage import FlowRecipe, train_flow
-from darkroom.pocket.training.pairs import Pairs, join, load_or_make, prompt_ids
+from darkroom.pocket.training.pairs import Pairs, join, load_or_make, prompt_ids, without
 from darkroom.pocket.training.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.training.transformer_start import start_transformer
 from darkroom.pocket.training.vae_stage import VaeRecipe, train_vae
@@ -30,6 +30,9 @@ class Recipe:
     flow: FlowRecipe = field(default_factory=FlowRecipe)
     shards: int = 6
     edits_per_shard: int = 2500
+    # Kinds that the family is not taught yet. They change forms and places, and need many more samples than one CPU
+    # makes in an hour; few kinds taught well serve better than many smeared.
+    left_out: tuple[str, ...] = ("bigger", "smaller", "move", "turn", "add")
     seed: int = 0
 
 
@@ -106,7 +109,7 @@ def _pairs(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, repo
     for number in range(recipe.shards):
         shards.append(load_or_make(work, pipeline, recipe.seed + number, recipe.edits_per_shard))
         report(f"pairs: shard {number + 1} of {recipe.shards}, {len(shards[-1])} edits")
-    return join(shards)
+    return without(join(shards), recipe.left_out)
 
 
 def _needed(path: Path) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from darkroom.models.editor import Areas, Editor
+from darkroom.models.areas import Areas
+from darkroom.models.editor import Editor
 from darkroom.models.parts import LOADERS, load_processor, load_schedule
 from darkroom.pocket.family import CONDITION_AREA, VAE_AREA
 from darkroom.pocket.world.colours import Pixels

@@ -31,7 +31,9 @@ class FlowRecipe:
 
     steps: int = 3000
     batch: int = 32
-    matrix_lr: float = 0.015
+    matrix_lr: float = 0.01
+    # For what the transformer's start has filled in: the first block's attention, the way in and the way out.
+    gentle: float = 0.2
     vector_lr: float = 1e-3
     embedding_lr: float = 3e-3
     warmup: int = 100
@@ -39,8 +41,10 @@ class FlowRecipe:
     cooldown: float = 0.3
     # Share of batches whose instruction is blank: what true CFG steers away from.
     blank: float = 0.08
-    # A cell that the edit changes counts this many times more than one it leaves alone.
-    changed_weight: float = 4.0
+    # Share of the loss that belongs to the cells that an edit changes, however few they are.
+    changed_share: float = 0.6
+    # Below this sigma the loss is that of the clean latents, which sampling's small last steps call for.
+    full_weight_sigma: float = 0.4
     # exp(mu) of the scheduler for 64 tokens: training sees the noise levels that sampling visits.
     shift: float = 1.63
     average: float = 0.999
@@ -139,7 +143,8 @@ def _step(learner: Learner, pairs: Pairs, by_length: list[Tensor], blank_ids: li
         words = embed(learner.text_encoder, ids, pairs.seen[chosen].float(), places)
         turns = rotary(learner.transformer, [(CELLS, CELLS)] * 2, words.shape[1])
         found = learner.velocity(learner.transformer, mixed, reference, words, sigma, turns)
-    loss = _loss(found.float(), noise - target, pairs.changed[chosen], recipe.changed_weight)
+    errors = (found.float() - (noise - target)).pow(2).mean(dim=-1)
+    loss = _loss(errors, pairs.changed[chosen] > 0, sigma, recipe)
     loss.backward()
     factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
     for optimizer in learner.optimizers:
@@ -158,11 +163,15 @@ def noise_levels(count: int, shift: float, generator: torch.Generator) -> Tensor
     return shift * parts / (1 + (shift - 1) * parts)
 
 
-def _loss(found: Tensor, wanted: Tensor, changed: Tensor, changed_weight: float) -> Tensor:
-    """Squared error, cells weighted by whether the edit changes them; the weights of a batch average to one."""
-    weights = 1 + (changed_weight - 1) * (changed > 0).float()
-    errors = (found - wanted).pow(2).mean(dim=-1)
-    return (errors * weights).sum() / weights.sum()
+def _loss(errors: Tensor, changed: Tensor, sigma: Tensor, recipe: FlowRecipe) -> Tensor:
+    """Errors [B, N] of the cells, averaged per edit over its changed and over its other cells, then over the batch."""
+    shares = []
+    for part, share in ((changed, recipe.changed_share), (~changed, 1 - recipe.changed_share)):
+        shares.append(share * (errors * part).sum(dim=1) / part.sum(dim=1).clamp(min=1))
+    # Edits of the whole picture have no other cells.
+    whole = torch.where(changed.all(dim=1), 1 / recipe.changed_share, 1.0)
+    weights = (sigma / recipe.full_weight_sigma).clamp(max=1).square()
+    return ((shares[0] * whole + shares[1]) * weights).mean()
 
 
 def _by_length(pairs: Pairs) -> list[Tensor]:
@@ -185,17 +194,26 @@ def _choose(
 
 def _optimizers(trained: dict[str, nn.Parameter], recipe: FlowRecipe) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices; AdamW for what is read or written by rows, modulations and vectors."""
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in ("matrix", "begun", "vector", "edge", "embedding")}
+    for name, parameter in trained.items():
+        groups[_group(name, parameter)].append(parameter)
     matrices = [
-        p
-        for name, p in trained.items()
-        if p.ndim == 2 and ("blocks." in name or "layers." in name) and "_mod." not in name
+        {"params": groups["matrix"], "peak": recipe.matrix_lr},
+        {"params": groups["begun"], "peak": recipe.matrix_lr * recipe.gentle},
     ]
-    embeddings = [p for name, p in trained.items() if "embed_tokens" in name]
-    taken = {id(p) for p in matrices + embeddings}
-    rest = [p for p in trained.values() if id(p) not in taken]
-    adam = torch.optim.AdamW(
-        [{"params": rest, "peak": recipe.vector_lr}, {"params": embeddings, "peak": recipe.embedding_lr}],
-        weight_decay=0.0,
-        betas=(0.9, 0.98),
-    )
-    return [Muon([{"params": matrices, "peak": recipe.matrix_lr}]), adam]
+    others = [
+        {"params": groups["vector"], "peak": recipe.vector_lr},
+        {"params": groups["edge"], "peak": recipe.vector_lr * recipe.gentle},
+        {"params": groups["embedding"], "peak": recipe.embedding_lr},
+    ]
+    return [Muon(matrices), torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.98))]
+
+
+def _group(name: str, parameter: nn.Parameter) -> str:
+    if "embed_tokens" in name:
+        return "embedding"
+    begun = "transformer_blocks.0.attn." in name and "add" not in name
+    if parameter.ndim == 2 and ("blocks." in name or "layers." in name) and "_mod." not in name:
+        return "begun" if begun else "matrix"
+    edges = ("img_in", "proj_out", "norm_out", "time_text_embed")
+    return "edge" if begun or any(edge in name for edge in edges) else "vector"

@@ -1,6 +1,6 @@
 """Edits made ready for training: latents, token ids and changed cells, rendered and encoded once, reused often."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +106,20 @@ def join(parts: list[Pairs]) -> Pairs:
         seen=torch.cat([part.seen for part in parts]),
         prompts=[prompt for part in parts for prompt in part.prompts],
         kinds=[kind for part in parts for kind in part.kinds],
+    )
+
+
+def without(pairs: Pairs, kinds: Collection[str]) -> Pairs:
+    """The pairs of all other kinds."""
+    kept = [number for number, kind in enumerate(pairs.kinds) if kind not in kinds]
+    rows = torch.tensor(kept)
+    return Pairs(
+        source=pairs.source[rows],
+        target=pairs.target[rows],
+        changed=pairs.changed[rows],
+        seen=pairs.seen[rows],
+        prompts=[pairs.prompts[number] for number in kept],
+        kinds=[pairs.kinds[number] for number in kept],
     )
 
 

@@ -19,7 +19,9 @@ _SHARPNESS = 3.0
 # Shares of a query's energy: frame axis, fastest and second pair of the rows, the same of the columns.
 _FRAME, _FAST, _SLOW = 0.2, 0.22, 0.18
 # Below this sigma, (x − r)/σ would magnify what is wrong with the edit more than it helps the copy.
-_LEAST_SIGMA = 0.25
+_LEAST_SIGMA = 0.4
+# The norm takes the length out of queries and keys; a long constant part is what training cannot soon turn aside.
+_LENGTH = 30.0
 
 
 def start_transformer(model: QwenImageTransformer2DModel) -> None:
@@ -59,8 +61,8 @@ def _look_at_reference(block: Any) -> None:
     attn = block.attn
     for projection in (attn.to_q, attn.to_k):
         projection.weight[:_CHANNELS] = 0
-    attn.to_q.bias[:_CHANNELS] = _position(turned=True).repeat(2)
-    attn.to_k.bias[:_CHANNELS] = _position(turned=False).repeat(2)
+    attn.to_q.bias[:_CHANNELS] = _LENGTH * _position(turned=True).repeat(2)
+    attn.to_k.bias[:_CHANNELS] = _LENGTH * _position(turned=False).repeat(2)
     used = (_position(turned=True) != 0) | (_position(turned=False) != 0)
     for norm in (attn.norm_q, attn.norm_k):
         norm.weight[used] = _SHARPNESS
