@@ -8,13 +8,13 @@ import torch
 from diffusers import QwenImageEditPlusPipeline
 
 from darkroom.pocket.family import assemble
+from darkroom.pocket.stages.lean_transformer import prepare, restore, rotary, velocity
+from darkroom.pocket.stages.pairs import encode, pack, prompt_ids
+from darkroom.pocket.stages.prompts import PREFIX_LENGTH, embed, positions
+from darkroom.pocket.stages.sight_stage import see
+from darkroom.pocket.stages.single_frame import absorb, single_frame
+from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX
-from darkroom.pocket.training.lean_transformer import prepare, restore, rotary, velocity
-from darkroom.pocket.training.pairs import encode, pack, prompt_ids
-from darkroom.pocket.training.prompts import PREFIX_LENGTH, embed, positions
-from darkroom.pocket.training.sight_stage import see
-from darkroom.pocket.training.single_frame import absorb, single_frame
-from darkroom.pocket.training.transformer_start import start_transformer
 from darkroom.pocket.world.scenes import draw_scene
 
 GRID = (1, 8, 8)

@@ -10,16 +10,16 @@ import torch
 from diffusers import QwenImageEditPlusPipeline
 
 from darkroom.pocket.family import assemble
+from darkroom.pocket.stages.averaging import Average
+from darkroom.pocket.stages.flow_stage import FlowRecipe, noise_levels, train_flow
+from darkroom.pocket.stages.free_cores import FreeCores
+from darkroom.pocket.stages.muon import orthogonal
+from darkroom.pocket.stages.pairs import Pairs, load_or_make, prompt_ids
+from darkroom.pocket.stages.schedule import trapezoid, warm_then_linear
+from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
+from darkroom.pocket.stages.transformer_start import start_transformer
+from darkroom.pocket.stages.vae_stage import VaeRecipe, train_vae
 from darkroom.pocket.tokens import train_tokenizer
-from darkroom.pocket.training.averaging import Average
-from darkroom.pocket.training.flow_stage import FlowRecipe, noise_levels, train_flow
-from darkroom.pocket.training.free_cores import FreeCores
-from darkroom.pocket.training.muon import orthogonal
-from darkroom.pocket.training.pairs import Pairs, load_or_make, prompt_ids
-from darkroom.pocket.training.schedule import trapezoid, warm_then_linear
-from darkroom.pocket.training.sight_stage import SightRecipe, train_sight
-from darkroom.pocket.training.transformer_start import start_transformer
-from darkroom.pocket.training.vae_stage import VaeRecipe, train_vae
 
 VAE = VaeRecipe(steps=12, batch=4, crop=32, pool=2, photos=0.0, compiled=False)
 FLOW = FlowRecipe(steps=6, batch=8, warmup=2, compiled=False)

@@ -12,7 +12,7 @@ from darkroom.models.editor import Editor
 from darkroom.pocket.judging.grids import draw_grid
 from darkroom.pocket.judging.rules import is_right
 from darkroom.pocket.judging.samples import apply, load_editor, round_trip
-from darkroom.pocket.shipped import EDIT
+from darkroom.pocket.shipped import EDIT, TAUGHT
 from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edits import KINDS, Edit, draw_edit
 from darkroom.pocket.world.photos import crop
@@ -49,7 +49,7 @@ def evaluate(
     cases: int = 24,
     settings: Sequence[tuple[int, float]] = ((8, 4.0),),
     seeds: Sequence[int] = (0,),
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[str] = TAUGHT,
     report: Report = print,
 ) -> list[Score]:
     """Judge the family in `folder`; write scores.json, scores.md and a picture grid per kind and setting to `out`.
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[8])
     parser.add_argument("--cfg", type=float, nargs="+", default=[4.0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", default=list(TAUGHT), choices=KINDS)
     options = parser.parse_args()
     settings = [(steps, scale) for steps in options.steps for scale in options.cfg]
     evaluate(options.weights, options.out, options.cases, settings, options.seeds, options.kinds)

@@ -10,6 +10,9 @@ from darkroom.errors import ModelNotReady
 WEIGHTS = Path(__file__).parent / "weights"
 EDIT = WEIGHTS / "edit"
 
+# The kinds of edit (darkroom.pocket.world.edits.KINDS) that the shipped weights have been taught.
+TAUGHT = ("recolour", "background", "remove", "black and white", "sepia", "brighter", "darker", "inverted")
+
 CHECKSUMS = "checksums.json"
 # Raised whenever the classes' configuration or the tokenizer changes, so that older files are not taken for new ones.
 VERSION = 1

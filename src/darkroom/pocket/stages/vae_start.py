@@ -1,4 +1,4 @@
-"""A start for the VAE from which training is quick: a linear code of 8 × 8 cells, and a decoder that knows their colour.
+"""A start for the VAE from which training is quick: a linear code of 8 × 8 cells, a decoder that knows their colour.
 
 From default weights the pocket VAE stays near 13 dB for a long time. Here the encoder begins as a two-stage principal
 component analysis (2 × 2 pixels kept whole, 4 × 4 to 31 numbers, 8 × 8 to 16), written into its own convolutions, and

@@ -17,7 +17,8 @@ class FrameConvolution(nn.Conv2d):
     """A causal convolution on one frame: [B, C, 1, H, W] in and out."""
 
     def forward(self, x: Tensor, cache_x: None = None) -> Tensor:
-        assert x.shape[2] == 1 and cache_x is None
+        assert x.shape[2] == 1
+        assert cache_x is None
         out = functional.conv2d(x[:, :, 0], self.weight, self.bias, self.stride, self.padding)
         return out[:, :, None]
 
@@ -48,7 +49,8 @@ def _frame_convolution(causal: nn.Conv3d) -> FrameConvolution:
     flat = FrameConvolution(causal.in_channels, causal.out_channels, size, padding=size // 2)
     with torch.no_grad():
         flat.weight.copy_(causal.weight[:, :, -1])
-        assert flat.bias is not None and causal.bias is not None
+        assert flat.bias is not None
+        assert causal.bias is not None
         flat.bias.copy_(causal.bias)
     return flat
 

@@ -1,6 +1,6 @@
 """Edits made ready for training: latents, token ids and changed cells, rendered and encoded once, reused often."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from diffusers import AutoencoderKLQwenImage, QwenImageEditPlusPipeline
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from darkroom.pocket.stages.checkpoint import save_checkpoint
+from darkroom.pocket.stages.sight_stage import see
+from darkroom.pocket.stages.single_frame import single_frame
 from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX
-from darkroom.pocket.training.checkpoint import save_checkpoint
-from darkroom.pocket.training.sight_stage import see
-from darkroom.pocket.training.single_frame import single_frame
 from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edits import Edit, draw_edit, reverse
 
@@ -109,9 +109,9 @@ def join(parts: list[Pairs]) -> Pairs:
     )
 
 
-def without(pairs: Pairs, kinds: Collection[str]) -> Pairs:
-    """The pairs of all other kinds."""
-    kept = [number for number, kind in enumerate(pairs.kinds) if kind not in kinds]
+def balanced(pairs: Pairs, times: Mapping[str, int]) -> Pairs:
+    """Each pair as many times as `times` says of its kind: 0 leaves a kind out, kinds not named stay once."""
+    kept = [number for number, kind in enumerate(pairs.kinds) for _ in range(times.get(kind, 1))]
     rows = torch.tensor(kept)
     return Pairs(
         source=pairs.source[rows],

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLProcessor
 
-from darkroom.pocket.training.muon import Muon
-from darkroom.pocket.training.schedule import warm_then_linear
+from darkroom.pocket.stages.muon import Muon
+from darkroom.pocket.stages.schedule import warm_then_linear
 from darkroom.pocket.world.colours import NAMES, Pixels
 from darkroom.pocket.world.scenes import Scene, draw_scene
 from darkroom.pocket.world.shapes import SHAPES

@@ -12,14 +12,14 @@ from diffusers import QwenImageTransformer2DModel
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from darkroom.pocket.training.averaging import Average
-from darkroom.pocket.training.checkpoint import load_checkpoint, save_checkpoint
-from darkroom.pocket.training.free_cores import FreeCores
-from darkroom.pocket.training.lean_transformer import Rotary, prepare, restore, rotary, velocity
-from darkroom.pocket.training.muon import Muon
-from darkroom.pocket.training.pairs import CELLS, Pairs
-from darkroom.pocket.training.prompts import embed, positions
-from darkroom.pocket.training.schedule import trapezoid
+from darkroom.pocket.stages.averaging import Average
+from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
+from darkroom.pocket.stages.free_cores import FreeCores
+from darkroom.pocket.stages.lean_transformer import Rotary, prepare, restore, rotary, velocity
+from darkroom.pocket.stages.muon import Muon
+from darkroom.pocket.stages.pairs import CELLS, Pairs
+from darkroom.pocket.stages.prompts import embed, positions
+from darkroom.pocket.stages.schedule import trapezoid
 
 Report = Callable[[str], None]
 Velocity = Callable[[QwenImageTransformer2DModel, Tensor, Tensor, Tensor, Tensor, Rotary], Tensor]
@@ -29,7 +29,7 @@ Velocity = Callable[[QwenImageTransformer2DModel, Tensor, Tensor, Tensor, Tensor
 class FlowRecipe:
     """One step is one batch of edits whose prompts have the same number of tokens: nothing is padded."""
 
-    steps: int = 3000
+    steps: int = 2100
     batch: int = 32
     matrix_lr: float = 0.01
     # For what the transformer's start has filled in: the first block's attention, the way in and the way out.
@@ -56,7 +56,10 @@ class Learner:
     """What a step needs: the two models, their optimizers and the moving average of their weights."""
 
     def __init__(
-        self, transformer: QwenImageTransformer2DModel, text_encoder: Qwen2_5_VLForConditionalGeneration, recipe: FlowRecipe
+        self,
+        transformer: QwenImageTransformer2DModel,
+        text_encoder: Qwen2_5_VLForConditionalGeneration,
+        recipe: FlowRecipe,
     ) -> None:
         self.transformer, self.text_encoder, self.recipe = transformer, text_encoder, recipe
         text_encoder.requires_grad_(False)

@@ -25,7 +25,8 @@ class RealRotaryAttention:
         encoder_hidden_states_mask: None = None,
         image_rotary_emb: Rotary | None = None,
     ) -> tuple[Tensor, Tensor]:
-        assert image_rotary_emb is not None and encoder_hidden_states_mask is None
+        assert image_rotary_emb is not None
+        assert encoder_hidden_states_mask is None
         image, text = image_rotary_emb
         words = encoder_hidden_states.shape[1]
         query = torch.cat(
