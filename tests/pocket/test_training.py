@@ -14,7 +14,7 @@ from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.flow_stage import FlowRecipe, noise_levels, train_flow
 from darkroom.pocket.stages.free_cores import FreeCores
 from darkroom.pocket.stages.muon import orthogonal
-from darkroom.pocket.stages.pairs import Pairs, load_or_make, prompt_ids
+from darkroom.pocket.stages.pairs import Pairs, balanced, load_or_make, prompt_ids
 from darkroom.pocket.stages.schedule import trapezoid, warm_then_linear
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
@@ -99,11 +99,12 @@ def test_shards_are_made_once(tmp_path: Path) -> None:
     assert len(made) > 4  # the edits that undo are there
 
 
-def test_noise_levels_visit_every_part_of_the_schedule() -> None:
-    levels = noise_levels(64, FLOW.shift, torch.Generator().manual_seed(0)).sort().values
-    assert 0 < levels[0] < 0.03
+def test_noise_levels_visit_every_part_of_the_schedule_and_half_are_blind() -> None:
+    levels = noise_levels(64, FLOW.shift, 0.75, torch.Generator().manual_seed(0)).sort().values
+    assert 0 < levels[0] < 0.06
     assert 0.98 < levels[-1] < 1
-    assert levels.median() > 0.55  # shifted towards noise
+    assert levels.diff().max() < 0.08
+    assert (levels > 0.75).float().mean() > 0.5
 
 
 def test_muons_updates_are_nearly_orthogonal() -> None:
@@ -148,3 +149,10 @@ def test_another_recipe_takes_other_batches(tmp_path: Path, pairs: Pairs) -> Non
         return train_flow(pipeline.transformer, pipeline.text_encoder, pairs, blank, recipe, path, quiet)[0]
 
     assert first_loss(0) != first_loss(1)
+
+
+def test_balancing_leaves_out_and_repeats(pairs: Pairs) -> None:
+    assert len(balanced(pairs, {"inverted": 0})) == 0
+    twice = balanced(pairs, {"inverted": 2, "sepia": 5})
+    assert len(twice) == 2 * len(pairs)
+    assert torch.equal(twice.source[::2], twice.source[1::2])

@@ -16,7 +16,7 @@ from darkroom.pocket.stages.flow_stage import FlowRecipe, train_flow
 from darkroom.pocket.stages.pairs import Pairs, balanced, join, load_or_make, prompt_ids
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
-from darkroom.pocket.stages.vae_stage import VaeRecipe, train_vae
+from darkroom.pocket.stages.vae_stage import VaeRecipe, polish_decoder, train_vae
 from darkroom.pocket.world.edits import KINDS
 
 Report = Callable[[str], None]
@@ -26,7 +26,13 @@ Report = Callable[[str], None]
 class Recipe:
     """All stages. The defaults are those of the shipped weights."""
 
-    vae: VaeRecipe = field(default_factory=lambda: VaeRecipe(steps=2600))
+    vae: VaeRecipe = field(default_factory=lambda: VaeRecipe(steps=1500))
+    # The decoder once more, with the latents held still: +3.4 dB on scenes for 80 seconds of one core.
+    decoder: VaeRecipe = field(
+        default_factory=lambda: VaeRecipe(
+            steps=250, batch=16, pool=1500, latent_noise=0.07, decoder_lr=0.006, seed=7, compiled=False
+        )
+    )
     sight: SightRecipe = field(default_factory=lambda: SightRecipe(steps=600))
     flow: FlowRecipe = field(default_factory=FlowRecipe)
     shards: int = 4
@@ -93,6 +99,7 @@ def export(work: Path, seed: int = 0) -> Path:
 def _vae(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, report: Report) -> None:
     if not (work / "vae_done.pt").exists():
         train_vae(pipeline.vae, recipe.vae, work / "vae.pt", report)
+        polish_decoder(pipeline.vae, recipe.decoder, report)
         statistics = {name: list(pipeline.vae.config[name]) for name in ("latents_mean", "latents_std")}
         save_checkpoint(work / "vae_done.pt", {"weights": pipeline.vae.state_dict(), **statistics})
     _restore_vae(pipeline, work)

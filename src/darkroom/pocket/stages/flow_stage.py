@@ -45,8 +45,10 @@ class FlowRecipe:
     changed_share: float = 0.6
     # Below this sigma the loss is that of the clean latents, which sampling's small last steps call for.
     full_weight_sigma: float = 0.4
-    # exp(mu) of the scheduler for 64 tokens: training sees the noise levels that sampling visits.
+    # exp(mu) of the scheduler for 64 tokens: half of training sees the noise levels that sampling visits.
     shift: float = 1.63
+    # The other half: so much noise that the picture does not show the edit yet, and only words tell what to change.
+    blind_from: float = 0.75
     average: float = 0.999
     seed: int = 0
     compiled: bool = True
@@ -138,7 +140,7 @@ def _step(learner: Learner, pairs: Pairs, by_length: list[Tensor], blank_ids: li
     chosen, ids = _choose(rng, pairs, by_length, blank_ids, recipe)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     noise = torch.randn(recipe.batch, CELLS**2, 64, generator=generator)
-    sigma = noise_levels(recipe.batch, recipe.shift, generator)
+    sigma = noise_levels(recipe.batch, recipe.shift, recipe.blind_from, generator)
     target, reference = pairs.target[chosen].float(), pairs.source[chosen].float()
     mixed = torch.lerp(target, noise, sigma[:, None, None])
     places = positions(learner.text_encoder, ids[0])
@@ -159,11 +161,12 @@ def _step(learner: Learner, pairs: Pairs, by_length: list[Tensor], blank_ids: li
     return float(loss.detach())
 
 
-def noise_levels(count: int, shift: float, generator: torch.Generator) -> Tensor:
-    """[count] sigmas in (0, 1): evenly spread over the shifted schedule, one in each of `count` equal parts."""
+def noise_levels(count: int, shift: float, blind_from: float, generator: torch.Generator) -> Tensor:
+    """[count] sigmas in (0, 1), in random order: half spread over the shifted schedule, half over (blind_from, 1)."""
     parts = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    parts = parts[torch.randperm(count, generator=generator)]
-    return shift * parts / (1 + (shift - 1) * parts)
+    scheduled, blind = parts[::2], parts[1::2]
+    sigmas = torch.cat([shift * scheduled / (1 + (shift - 1) * scheduled), blind_from + (1 - blind_from) * blind])
+    return sigmas[torch.randperm(count, generator=generator)]
 
 
 def _loss(errors: Tensor, changed: Tensor, sigma: Tensor, recipe: FlowRecipe) -> Tensor:

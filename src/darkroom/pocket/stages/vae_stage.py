@@ -74,6 +74,26 @@ def train_vae(
     return losses
 
 
+def polish_decoder(vae: AutoencoderKLQwenImage, recipe: VaeRecipe, report: Report) -> list[float]:
+    """Train the decoder alone, in place: the latents keep their meaning, so a trained transformer stays right.
+
+    Begins at full learning rates and ends near zero, like a stage of its own; returns the loss of every step.
+    """
+    pool = picture_pool(recipe)
+    lean = single_frame(vae)
+    lean.encoder.requires_grad_(False)
+    lean.quant_conv.requires_grad_(False)
+    optimizers = _optimizers(lean, recipe)
+    round_trip = torch.compile(_round_trip, dynamic=False) if recipe.compiled else _round_trip
+    losses = []
+    for step in range(recipe.steps):
+        losses.append(_step(lean, round_trip, optimizers, pool, recipe, step))
+        if (step + 1) % 50 == 0:
+            report(f"decoder {step + 1}/{recipe.steps}: loss {np.mean(losses[-50:]):.4f}")
+    absorb(vae, lean)
+    return losses
+
+
 def picture_pool(recipe: VaeRecipe) -> NDArray[np.uint8]:
     """[pool, 128, 128, 3]: scenes and photos, some with a word, some in another tone."""
     return np.stack([_picture(np.random.default_rng((recipe.seed, 1, n)), recipe.photos) for n in range(recipe.pool)])
@@ -144,7 +164,7 @@ def _loss(out: Tensor, images: Tensor) -> Tensor:
 
 
 def _optimizers(lean: AutoencoderKLQwenImage, recipe: VaeRecipe) -> list[torch.optim.Optimizer]:
-    used = [(name, p) for name, p in lean.named_parameters() if "time_conv" not in name]
+    used = [(name, p) for name, p in lean.named_parameters() if "time_conv" not in name and p.requires_grad]
     encoder = [p for name, p in used if p.ndim > 1 and p.numel() > 64 and name.startswith(("encoder", "quant"))]
     decoder = [p for name, p in used if p.ndim > 1 and p.numel() > 64 and not name.startswith(("encoder", "quant"))]
     matrices = {id(p) for p in encoder + decoder}
