@@ -45,6 +45,10 @@ def test_every_error_code_is_listed() -> None:
     assert all(code in README for code in codes(DarkroomError))
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert "{{" not in README
+
+
 def test_every_link_leads_somewhere() -> None:
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):

@@ -29,12 +29,13 @@ ARROWS = {
     "ticket runner progress delivery spool",
     # The service's own parts, each of them testable alone.
     "ticket": "jobs storage delivery timing",
-    "runner": "workers.recipe artifacts",
+    "runner": "workers.recipe artifacts faults",
+    "faults": "",  # told apart by two rooms: where models load, and where jobs run
     "delivery": "artifacts storage",
     "spool": "artifacts",
     "progress": "",
     "workers": "jobs models technique media artifacts timing",
-    "models": "settings technique",
+    "models": "settings technique faults",
     "fetch": "jobs",  # for Limits, as media: sizes are checked before anything is decoded
     "media": "jobs",
     "storage": "artifacts settings",

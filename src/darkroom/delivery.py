@@ -88,11 +88,10 @@ def _reply(store: Store, manifest: dict[str, Any], wish: Wish, warnings: list[st
         about = {name: entry.get(name) for name in ("sha256", "width", "height", "seed", "prompt")}
         until = _expires_at(expires) if linked and store.links_expire else None
         images.append({"url": url, "key": store.place(key), **about, "expires_at": until})
-    own = {name: value for name, value in manifest["reply"].items() if value not in ([], None)}
     return {
         **({"image_url": images[0]["url"], "images": images} if images else {}),
         "manifest_url": store.link(f"{folder}/{MANIFEST}", expires) if store.links else None,
-        **own,
+        **manifest["reply"],
         "warnings": warnings,
         "timings": manifest["timings"],
         "cost": manifest["cost"],

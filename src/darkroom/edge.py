@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -23,10 +24,25 @@ DRAIN_POLL_SECONDS = 0.05
 
 
 def set_up_logging(level: str) -> None:
-    """One line per event on stderr, where RunPod collects it."""
+    """One line per event on stderr, where RunPod collects it. `level` is Darkroom's; libraries speak from WARNING on.
+
+    Below that botocore and urllib3 print what signatures are made of.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(WithoutSignatures("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     # A library of the SDK's has set up the root logger by now, in a form of its own.
-    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(level=level, format=form, stream=sys.stderr, force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("darkroom").setLevel(level)
+
+
+class WithoutSignatures(logging.Formatter):
+    """Cuts the query off every address in a line or traceback: presigned links carry their key there."""
+
+    QUERY = re.compile(r"\?[\w.~%-]+=[^\s'\")>]*")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, queries left out."""
+        return self.QUERY.sub("?[redacted]", super().format(record))
 
 
 class Edge:
@@ -77,7 +93,7 @@ class Edge:
 
     # -- SIGTERM --------------------------------------------------------------------------------
 
-    def _watch_for_sigterm(self, concurrency: int) -> int:
+    def _watch_for_sigterm(self, _concurrency: int) -> int:
         """Called by the SDK in its event loop before each take: the first moment its own signal handler is in place.
 
         The SDK stops taking jobs on SIGTERM, but a poll already open lasts up to 90 seconds more, and a job that
@@ -94,7 +110,7 @@ class Edge:
                 self._drain = self._drain or loop.create_task(self._leave())
 
             loop.add_signal_handler(signal.SIGTERM, stop)
-        return concurrency
+        return self._settings.concurrency
 
     async def _leave(self) -> None:
         from runpod.serverless.modules.worker_state import JobsProgress

@@ -37,11 +37,17 @@ class ProgressFeed:
             self._loop.call_soon_threadsafe(self._set, payload)
 
     async def close(self) -> None:
-        """Drop what has not been sent and wait for the post on its way."""
+        """Drop what has not been sent and wait for the post on its way: none may follow the result."""
         self._closing.set()
         self._news.set()
         if self._task is not None:
             await self._task
+
+    async def abandon(self) -> None:
+        """Drop the post on its way too: a cancelled job has no result that it could overtake."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
     def _set(self, payload: dict[str, Any]) -> None:
         self._latest = payload
@@ -63,5 +69,5 @@ class ProgressFeed:
         assert self._send is not None
         try:
             await asyncio.wait_for(self._send(payload), POST_SECONDS)
-        except (TimeoutError, OSError) as error:
+        except Exception as error:  # whatever the control plane or the SDK do: no update is worth a job
             log.warning("a progress update was not taken: %s", type(error).__name__)

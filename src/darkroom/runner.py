@@ -5,28 +5,29 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from darkroom.artifacts import Artifact
 from darkroom.errors import Cancelled, DarkroomError, GpuFault, Internal, OutOfMemory, TimedOut
+from darkroom.faults import is_device_fault, is_out_of_memory
 from darkroom.workers.recipe import Progress, Work
 
-GPU_FAULT_SIGNS = (
-    "CUDA error",
-    "device-side assert",
-    "CUBLAS_STATUS",
-    "CUDNN_STATUS",
-    "unspecified launch failure",
-    "illegal memory access",
-    "uncorrectable ECC",
-    "NVML",
-)
 OOM_BEFORE_REFRESH = 2
 """So many jobs in a row without memory mean that the memory is lost to fragments or a leak, not to the jobs."""
 
 Listen = Callable[[Progress | Artifact], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a recipe returned, and the seconds that it held the torch thread."""
+
+    fields: dict[str, Any]
+    seconds: float
 
 
 class Runner:
@@ -43,8 +44,8 @@ class Runner:
         future = asyncio.get_running_loop().run_in_executor(self._thread, function)
         return await _settled(future, threading.Event())
 
-    async def run(self, start: Callable[[], Work], listen: Listen) -> dict[str, Any]:
-        """Drive a recipe to its end and return its own fields.
+    async def run(self, start: Callable[[], Work], listen: Listen) -> Outcome:
+        """Drive a recipe to its end.
 
         `listen` hears every artifact and all progress, on the torch thread. Between any two yields the work is
         dropped when the surrounding task has been cancelled or the time is up. Raises CancelledError only after
@@ -52,17 +53,20 @@ class Runner:
         """
         stop = threading.Event()
 
-        def drive() -> dict[str, Any]:
+        def drive() -> Outcome:
+            began = time.perf_counter()
             try:
                 fields = self._drive(start, listen, stop)
-                self._out_of_memory_in_a_row = 0
-                return fields
+            except DarkroomError:
+                raise
             except Exception as error:  # the only broad except: every fault of a recipe becomes a code here
                 raise self._translated(error) from error
+            self._out_of_memory_in_a_row = 0
+            return Outcome(fields, time.perf_counter() - began)
 
         future = asyncio.get_running_loop().run_in_executor(self._thread, drive)
-        result: dict[str, Any] = await _settled(future, stop)
-        return result
+        outcome: Outcome = await _settled(future, stop)
+        return outcome
 
     def close(self) -> None:
         """Wait for the running job and let the thread go."""
@@ -87,11 +91,11 @@ class Runner:
             work.close()
 
     def _translated(self, error: Exception) -> DarkroomError:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
+            # The frames of the failed job hold its tensors; without them the cache has something to give back.
+            traceback.clear_frames(error.__traceback__)
             return self._out_of_memory()
-        if isinstance(error, DarkroomError):
-            return error
-        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in GPU_FAULT_SIGNS):
+        if is_device_fault(error):
             return GpuFault("the GPU reported a fault; the job can be retried on another worker")
         return Internal("something went wrong inside Darkroom; the worker's log has the details under this job's id")
 
@@ -125,12 +129,6 @@ def _use_threads(count: int | None) -> None:
         import torch
 
         torch.set_num_threads(count)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def _empty_cache() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from darkroom import delivery, fetch
 from darkroom.artifacts import Artifact
@@ -22,7 +23,7 @@ from darkroom.progress import ProgressFeed, Send
 from darkroom.runner import Runner
 from darkroom.settings import Settings
 from darkroom.spool import Kept, Spool
-from darkroom.storage import MissingKey, Store, open_store, store_of
+from darkroom.storage import MissingKey, Store, bare_endpoint, open_store, store_of
 from darkroom.ticket import Ticket
 from darkroom.timing import cost, usd_per_second
 from darkroom.workers import Desk, Progress, Recipe, Work, recipe
@@ -50,16 +51,15 @@ class Service:
         self.store = open_store(settings)
         self.active = 0
         self._runner = Runner(settings.job_seconds, settings.threads)
-        self._spool = Spool(settings.spool)
+        self._spool = Spool(settings.spool, int(settings.spool_gib * 2**30))
         self._io = ThreadPoolExecutor(max_workers=IO_THREADS, thread_name_prefix="io")
-        self._keys: dict[str, asyncio.Lock] = {}
+        self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._jobs_run = 0
 
     async def preload(self) -> None:
-        """Load the models of DARKROOM_PRELOAD. Raises ModelNotReady."""
+        """Load the models of DARKROOM_PRELOAD. Raises ModelNotReady, or UnsupportedType for a role without a model."""
         for role in self.settings.preload:
-            if role in self.profile.models:
-                await self._runner.call(partial(self.shelf.editor, role))
+            await self._runner.call(partial(self.shelf.editor, role))
 
     def check(self) -> None:
         """Fitness: the store takes a file and gives it back. Raises UploadFailed or FetchFailed."""
@@ -89,14 +89,16 @@ class Service:
 
     async def _answer(self, job_id: str, raw: Mapping[str, Any], send: Send | None) -> dict[str, Any]:
         job = parse(raw.get("input"), self.limits)
-        ticket = Ticket(job_id, job, await self._store_for(raw), redacted(dict(raw["input"])))
+        request = redacted(job.model_dump(mode="json", exclude_unset=True))
+        ticket = Ticket(job_id, job, await self._store_for(raw), request)
         delivery.check_wish(ticket.wish, ticket.store)
         run = recipe(job.type)
         if not run.exclusive:
             return await self._in_io(lambda: last_value(run.start(job, self._desk(ticket, {}))))
         if job.idempotency_key is None:
             return await self._work(ticket, run, send)
-        async with self._keys.setdefault(job.idempotency_key, asyncio.Lock()):
+        lock = self._keys.setdefault(job.idempotency_key, asyncio.Lock())
+        async with lock:
             known = await self._in_io(lambda: self._known(ticket))
             return await self._work(ticket, run, send) if known is None else known
 
@@ -106,6 +108,7 @@ class Service:
         if kept is None:
             kept = await self._make(ticket, run, send)
         else:
+            ticket.take_over(kept.making)
             ticket.warnings.append("made by an earlier try of this job, whose result could not be stored then")
         if not kept.artifacts:
             return {**kept.fields, "warnings": ticket.warnings, "timings": self._timings(ticket)}
@@ -115,12 +118,11 @@ class Service:
         """Fetch the sources and run the recipe. Nothing is stored yet: a failing job leaves nothing behind."""
         with ticket.clock.span("fetch"):
             files = await self._in_io(lambda: self._fetch(ticket))
-        desk, artifacts, started = self._desk(ticket, files), list[Artifact](), list[float]()
+        desk, artifacts = self._desk(ticket, files), list[Artifact]()
         feed, asked = ProgressFeed(send, self.settings.progress_seconds), time.perf_counter()
 
         def start() -> Work:
-            started.append(time.perf_counter())
-            ticket.clock.add("queue", started[0] - asked)
+            ticket.clock.add("queue", time.perf_counter() - asked)
             return run.start(ticket.job, desk)
 
         def listen(event: Progress | Artifact) -> None:
@@ -130,13 +132,14 @@ class Service:
                 feed.update({"stage": event.stage, "done": event.done, "total": event.total})
 
         try:
-            fields = await self._runner.run(start, listen)
-        finally:
+            outcome = await self._runner.run(start, listen)
             await feed.close()
-        ticket.gpu_seconds = time.perf_counter() - started[0]
+        finally:
+            await feed.abandon()
+        ticket.gpu_seconds = outcome.seconds
         ticket.cold = desk.cold or self._jobs_run == 0
         self._jobs_run += 1
-        return Kept(sorted(artifacts, key=lambda artifact: artifact.name), fields)
+        return Kept(sorted(artifacts, key=lambda artifact: artifact.name), outcome.fields, ticket.making())
 
     def _store_and_reply(self, ticket: Ticket, kept: Kept) -> dict[str, Any]:
         """Files, manifest and idempotency record into the store, in this order. Keeps the result where that fails."""
@@ -147,13 +150,21 @@ class Service:
             delivery.store_manifest(ticket.store, ticket.folder, manifest)
             self._remember(ticket)
         except UploadFailed as error:
-            self._spool.keep(ticket.spool_name, ticket.request_hash, kept.artifacts, kept.fields)
-            raise UploadFailed(
-                f"{error.message}; the result is kept on this worker and goes out when the job is retried here",
-                details=error.details,
-            ) from error
+            raise self._kept(ticket, kept, error) from error
         self._spool.drop(ticket.spool_name)
         return delivery.reply(ticket.store, manifest, ticket.wish, self._most_bytes)
+
+    def _kept(self, ticket: Ticket, kept: Kept, error: UploadFailed) -> UploadFailed:
+        """Put the result aside for the retry; the error says whether that worked."""
+        try:
+            self._spool.keep(ticket.spool_name, ticket.request_hash, kept)
+        except OSError:
+            log.exception("job %s: the result could not be kept either", ticket.job_id)
+            return UploadFailed(f"{error.message}, nor could it be kept on this worker", details=error.details)
+        return UploadFailed(
+            f"{error.message}; the result is kept on this worker and goes out when the job is retried here",
+            details=error.details,
+        )
 
     # -- idempotency ----------------------------------------------------------------------------
 
@@ -185,11 +196,12 @@ class Service:
         own = S3Config.parse(raw.get("s3Config"))
         if own is None:
             return self.store
+        address = own_endpoint(own)
         private = self.settings.allow_private_urls
-        await self._in_io(lambda: fetch.check_public(own.endpointUrl, "s3Config.endpointUrl", allow_private=private))
+        await self._in_io(lambda: fetch.check_public(address, "s3Config.endpointUrl", allow_private=private))
         return store_of(
             self.settings,
-            endpoint_url=own.endpointUrl,
+            endpoint_url=address,
             access_key=own.accessId.get_secret_value(),
             secret=own.accessSecret.get_secret_value(),
             bucket=own.bucketName,
@@ -203,7 +215,7 @@ class Service:
         if weights:
             limits = self.limits.model_copy(
                 update={
-                    "max_source_bytes": int(self.settings.max_lora_mib * 2**20),
+                    "max_source_bytes": self.limits.max_lora_bytes,
                     "fetch_seconds": self.settings.fetch_lora_seconds,
                 }
             )
@@ -211,7 +223,9 @@ class Service:
         return files
 
     def _desk(self, ticket: Ticket, files: Mapping[str, bytes]) -> Desk:
-        return Desk(self.shelf, self.limits, files, self.settings.lora_dir, ticket.clock, ticket.warnings)
+        desk = Desk(self.shelf, self.limits, files, self.settings.lora_dir, ticket.clock, ticket.warnings)
+        desk.preload = self.settings.preload
+        return desk
 
     def _manifest(self, ticket: Ticket, kept: Kept) -> dict[str, Any]:
         gpu = self.settings.gpu_name or device()["name"]
@@ -251,6 +265,17 @@ def last_value(work: Work) -> dict[str, Any]:
             return dict(end.value)
 
 
+def own_endpoint(own: S3Config) -> str:
+    """The address that boto3 will dial: without the bucket's name in front, however often it stands there.
+
+    Judged and dialled must be the same host: the name behind the bucket's could be a private one.
+    """
+    address = own.endpointUrl
+    while (bare := bare_endpoint(address, own.bucketName)) not in (None, address):
+        address = str(bare)
+    return address
+
+
 def limits_of(settings: Settings, profile_max_side: int) -> Limits:
     """What a job may ask for on this worker."""
     same = (
@@ -268,4 +293,5 @@ def limits_of(settings: Settings, profile_max_side: int) -> Limits:
         max_side=settings.max_side or profile_max_side,
         max_source_bytes=int(settings.max_source_mib * 2**20),
         max_source_pixels=int(settings.max_source_megapixels * 1e6),
+        max_lora_bytes=int(settings.max_lora_mib * 2**20),
     )

@@ -22,7 +22,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ProfileName = Literal["auto", "pocket", "l4", "a6000", "a100", "h200", "rtx3090"]
-ROLES = ("edit", "video", "image", "vision")
+ROLES = ("edit", "video")
+"""What a worker can load today; text to image and Qwen3-VL join with their recipes."""
 
 
 class Settings(BaseSettings):
@@ -35,14 +36,10 @@ class Settings(BaseSettings):
     # -- models ---------------------------------------------------------------------------------
     profile: ProfileName = "auto"
     edit_model: str | None = None
-    """Hugging Face id or local folder for image_edit; None takes the profile's (as do the next three)."""
+    """Hugging Face id or local folder for image_edit; None takes the profile's (as does the next)."""
     edit_revision: str | None = None
     video_model: str | None = None
     video_revision: str | None = None
-    image_model: str | None = None
-    image_revision: str | None = None
-    vision_model: str | None = None
-    vision_revision: str | None = None
     preload: Annotated[tuple[str, ...], NoDecode] = ("edit",)
     """Roles loaded at start, comma separated; the others load with their first job."""
     memory_budget_gib: PositiveFloat | None = None
@@ -71,6 +68,8 @@ class Settings(BaseSettings):
     bucket_region: str = "us-east-1"
     spool: Path = Path("./results/.spool")
     """Finished results wait here while the store is down."""
+    spool_gib: PositiveFloat = 5.0
+    """The most that waits there; beyond it the oldest go."""
     upload_attempts: PositiveInt = 5
     upload_timeout_seconds: PositiveFloat = 30.0
 
@@ -100,6 +99,8 @@ class Settings(BaseSettings):
     runpod_post_output: str | None = Field(default=None, validation_alias="RUNPOD_WEBHOOK_POST_OUTPUT")
 
     # -- service --------------------------------------------------------------------------------
+    concurrency: PositiveInt = 1
+    """Jobs that a worker takes at a time. One holds the torch thread; the others fetch and store beside it."""
     progress_seconds: PositiveFloat = 0.5
     """At most one progress update per so many seconds."""
     gpu_name: str | None = None

@@ -4,61 +4,80 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from darkroom.artifacts import Artifact
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Kept:
-    """A whole result as the recipe made it: its files and its own reply fields."""
+    """A whole result as the recipe made it: files, its own reply fields, and how it was made (seconds, warnings)."""
 
     artifacts: list[Artifact]
     fields: dict[str, Any]
+    making: dict[str, Any] = field(default_factory=dict)
 
 
 class Spool:
-    """One folder per kept result, named by a hash of the ticket (the idempotency key or the job id)."""
+    """One folder per kept result, named by a hash of the ticket (the idempotency key or the job id).
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    At most `most_bytes` are kept; beyond that the oldest results go.
+    """
 
-    def keep(self, ticket: str, request_hash: str, artifacts: Sequence[Artifact], fields: dict[str, Any]) -> None:
-        """Write the result down whole or not at all; one of the same ticket is replaced."""
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        self._folder, self._most_bytes = folder, most_bytes
+
+    def keep(self, ticket: str, request_hash: str, kept: Kept) -> None:
+        """Write the result down whole or not at all; one of the same ticket is replaced. Raises OSError."""
         place = self._place(ticket)
         draft = place.with_suffix(".draft")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         index = []
-        for number, artifact in enumerate(artifacts):
+        for number, artifact in enumerate(kept.artifacts):
             (draft / str(number)).write_bytes(artifact.data)
             index.append({k: v for k, v in asdict(artifact).items() if k != "data"})
-        note = {"request": request_hash, "artifacts": index, "fields": fields}
+        note = {"request": request_hash, "artifacts": index, "fields": kept.fields, "making": kept.making}
         (draft / "index.json").write_text(json.dumps(note))
         shutil.rmtree(place, ignore_errors=True)
         os.replace(draft, place)
+        self._make_room()
 
     def find(self, ticket: str, request_hash: str) -> Kept | None:
         """The kept result of this ticket, or None where there is none or it belongs to another request."""
         place = self._place(ticket)
         try:
             note = json.loads((place / "index.json").read_text())
+            if note["request"] != request_hash:
+                return None
+            data = [(place / str(number)).read_bytes() for number in range(len(note["artifacts"]))]
+            artifacts = [Artifact(data=d, **entry) for d, entry in zip(data, note["artifacts"], strict=True)]
+            return Kept(artifacts, note["fields"], note["making"])
         except FileNotFoundError:
             return None
-        if note["request"] != request_hash:
+        except (OSError, ValueError, KeyError, TypeError):
+            log.warning("a kept result cannot be read and is made again")
             return None
-        data = [(place / str(number)).read_bytes() for number in range(len(note["artifacts"]))]
-        artifacts = [Artifact(data=d, **entry) for d, entry in zip(data, note["artifacts"], strict=True)]
-        return Kept(artifacts, note["fields"])
 
     def drop(self, ticket: str) -> None:
         """Forget a result that has been delivered."""
         shutil.rmtree(self._place(ticket), ignore_errors=True)
+
+    def _make_room(self) -> None:
+        places = sorted(self._folder.iterdir(), key=lambda place: place.stat().st_mtime, reverse=True)
+        total = 0
+        for place in places:
+            total += sum(file.stat().st_size for file in place.iterdir())
+            if total > self._most_bytes and place is not places[0]:
+                log.warning("the spool is full: an older result that was never retried is dropped")
+                shutil.rmtree(place, ignore_errors=True)
 
     def _place(self, ticket: str) -> Path:
         return self._folder / hashlib.sha256(ticket.encode()).hexdigest()[:32]

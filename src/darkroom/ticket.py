@@ -28,6 +28,18 @@ class Ticket:
         self.request_hash = self.job.request_hash()
         self.folder = folder_of(self.job_id)
 
+    def making(self) -> dict[str, Any]:
+        """How the result was made, for a later try that finds it kept."""
+        return {"seconds": self.clock.seconds, "gpu_seconds": self.gpu_seconds, "cold": self.cold,
+                "warnings": self.warnings}  # fmt: skip
+
+    def take_over(self, making: dict[str, Any]) -> None:
+        """Answer for the earlier try: its seconds, cost and warnings are the result's."""
+        for name, seconds in making["seconds"].items():
+            self.clock.add(name, seconds)
+        self.gpu_seconds, self.cold = making["gpu_seconds"], making["cold"]
+        self.warnings += making["warnings"]
+
     @property
     def spool_name(self) -> str:
         """A retry finds a kept result by its idempotency key, or else by its job id."""

@@ -54,6 +54,8 @@ BAD = [
     ({**GOOD, "prompt": []}, "prompt", "at least one"),
     ({**GOOD, "prompt": ["", " "]}, "prompt[0]", "empty"),
     ({**GOOD, "prompt": ["x"] * 17}, "prompt", "limit is 16"),
+    ({**GOOD, "prompt": "a \ud800 b"}, "prompt", "surrogate"),
+    ({**GOOD, "negative_prompt": "\ud800"}, "negative_prompt", "surrogate"),
     ({**GOOD, "prompt": [3]}, "prompt[0]", "string"),
     ({**GOOD, "prompt": 3}, "prompt", "string"),
     ({**GOOD, "num_images": 9}, "num_images", "at most 8"),
@@ -167,7 +169,9 @@ def test_what_is_written_down_holds_no_pictures_secrets_or_signatures() -> None:
         {
             "images": [
                 "data:image/png;base64,SECRETPICTURE",
+                "DATA:image/png;base64,SECRETPICTURE",
                 "https://user:pw@host.example/a.png?X-Amz-Signature=abc#f",
+                "HTTPS://host.example/b.png?X-Amz-Signature=abc",
             ],
             "s3Config": {"accessId": "AKIA", "accessSecret": "shh"},
             "nested": [{"api_key": "k"}],

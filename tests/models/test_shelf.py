@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from darkroom.errors import ModelNotReady, UnsupportedType
-from darkroom.models import weights
+from darkroom.errors import InvalidInput, ModelNotReady, UnsupportedType
+from darkroom.models import lora, weights
 from darkroom.models.editor import Editor
 from darkroom.models.parts import LOADERS, expected_bytes, load_schedule, occupied_bytes
 from darkroom.models.residency import OneAtATime
 from darkroom.models.shelf import Shelf, default_budget
 from darkroom.models.specs import PROFILES, Card, ModelSpec, Profile, choose, resolve
 from darkroom.settings import Settings
+from darkroom.technique.sampling import sample
+from tests.fakes.loras import random_lora
 
 
 def copied(family: Path, folder: Path) -> Path:
@@ -170,7 +173,6 @@ def test_settings_name_models_per_role() -> None:
     profile = resolve(Settings(profile="a100", edit_model="me/mine", video_revision="abc"), None)
     assert profile.models["edit"].repo == "me/mine"
     assert profile.models["video"] == replace(PROFILES["a100"].models["video"], revision="abc")
-    assert profile.models["image"].repo == "Qwen/Qwen-Image"
 
 
 def test_the_budget_is_the_cards_memory_less_the_reserve_unless_set() -> None:
@@ -194,6 +196,82 @@ def test_parts_that_visit_the_device_one_at_a_time_move_only_when_their_turn_com
     for part in (a, a, b, b, a):
         residency.use(part)
     assert moves == [("a", "meta"), ("a", "cpu"), ("b", "meta"), ("b", "cpu"), ("a", "meta")]
+
+
+def test_a_part_that_does_not_fit_goes_back_and_the_others_still_work() -> None:
+    class Part:
+        def __init__(self, fits: bool = True) -> None:
+            self.fits, self.place = fits, "cpu"
+
+        def to(self, device: object) -> None:
+            self.place = str(device)
+            if not self.fits and self.place != "cpu":
+                raise torch.OutOfMemoryError("no room")
+
+    residency, small, large = OneAtATime(torch.device("meta")), Part(), Part(fits=False)
+    residency.use(small)
+    with pytest.raises(torch.OutOfMemoryError):
+        residency.use(large)
+    assert large.place == "cpu"
+    residency.use(small)
+    assert small.place == "meta"
+
+
+def test_a_device_fault_while_loading_is_not_told_as_a_bad_file(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setitem(LOADERS, "vae", broken)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        Shelf(profile).editor("edit")
+
+
+@pytest.mark.parametrize("with_lora", [False, True])
+def test_a_whole_edit_runs_with_fp8_storage_and_a_lora_on_it(profile: Profile, with_lora: bool) -> None:
+    """float8 is storage: it has no arithmetic, so that one matrix left in it would raise."""
+    editor = Shelf(replace(profile, precision="fp8", models={"edit": profile.models["edit"]})).editor("edit")
+    plain = rendered(editor)
+    loras = [lora.Lora(random_lora(editor.transformer, 0.3), 1.0, "loras[0].path")] if with_lora else []
+    with lora.worn(editor.transformer, loras):
+        worn = rendered(editor)
+    assert torch.equal(plain, worn) is not with_lora
+    assert torch.equal(rendered(editor), plain)
+
+
+def rendered(editor: Editor) -> torch.Tensor:
+    references = editor.reference([Image.new("RGB", (128, 128), "teal")])
+    conditioning = editor.condition(["make it red"], references, " ")
+    latents = editor.noise([1], 128, 128)
+    for step in sample(editor.denoiser(conditioning, 128, 128, 4.0), latents, editor.sigmas(2, 128, 128)):
+        latents = step.latents
+    return editor.decode(latents, 128, 128)
+
+
+def test_a_refused_lora_leaves_no_layer_behind(editor: Editor) -> None:
+    names = [name for name, _ in editor.transformer.named_modules()]
+    good = random_lora(editor.transformer)
+    misfit = {key: value[:, :3] if "lora_A" in key else value for key, value in good.items()}
+    for bad in (misfit, {"foo": torch.zeros(1)}):
+        with (
+            pytest.raises(InvalidInput, match=r"loras\[0\]"),
+            lora.worn(editor.transformer, [lora.Lora(bad, 1.0, "loras[0].path")]),
+        ):
+            pass
+        assert [name for name, _ in editor.transformer.named_modules()] == names
+
+
+def test_memory_that_runs_out_while_a_lora_goes_on_is_not_the_loras_fault(
+    editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(editor.transformer), "load_lora_adapter", full)
+    worn = lora.worn(editor.transformer, [lora.Lora(random_lora(editor.transformer), 1.0, "loras[0].path")])
+    with pytest.raises(torch.OutOfMemoryError), worn:
+        pass
 
 
 def test_fp8_storage_halves_the_matrices_and_stays_close(profile: Profile, family: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import logging
 import pickle
 import struct
 import threading
@@ -20,7 +21,10 @@ import torch
 from PIL import Image
 
 from darkroom.artifacts import Artifact
+from darkroom.edge import WithoutSignatures
+from darkroom.errors import ModelNotReady, UnsupportedType
 from darkroom.service import Service
+from darkroom.spool import Kept, Spool
 from darkroom.workers import Progress, Recipe
 from tests.fakes import s3
 from tests.service.conftest import PHOTO, MakeService, bucket_settings, data_uri, edit_job, stored
@@ -295,3 +299,146 @@ async def test_torch_runs_on_one_thread_and_not_on_the_loops(make_service: MakeS
 def test_the_bomb_is_small() -> None:
     assert len(png_bomb()) < 13_000
     assert len(base64.b64encode(png_bomb())) < 20_000
+
+
+# -- what a review found --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_bucket_whose_endpoint_hides_a_private_host_behind_its_own_name_is_refused(
+    make_service: MakeService, times: int
+) -> None:
+    """boto3 dials the endpoint without the bucket's name in front, so that is the host to judge."""
+    address = f"http://{'bkt.' * times}localhost"
+    own = {"accessId": "a", "accessSecret": "b", "bucketName": "bkt", "endpointUrl": address}
+    reply = await make_service().handle({**edit_job(), "s3Config": own})
+    assert (reply["code"], reply["details"]["field"]) == ("UNSAFE_URL", "s3Config.endpointUrl")
+
+
+async def test_pictures_of_earlier_clients_stay_out_of_the_manifest(make_service: MakeService, tmp_path: Path) -> None:
+    job = edit_job()
+    body = job["input"].pop("images")[0].split(",")[1]
+    job["input"] |= {"image_base64": body, "operation": "edit"}
+    assert (await make_service().handle(job))["images"]
+    assert body[:200] not in (tmp_path / "store" / "job-1" / "manifest.json").read_text()
+
+
+async def test_a_negative_prompt_that_is_too_long_is_the_one_that_is_named(make_service: MakeService) -> None:
+    reply = await make_service().handle(edit_job(negative_prompt="zq " * 1500, true_cfg_scale=4.0))
+    assert (reply["code"], reply["details"]["field"]) == ("INPUT_TOO_LARGE", "negative_prompt")
+
+
+async def test_the_negative_prompt_is_read_once_for_all_prompts(make_service: MakeService) -> None:
+    service, readings = make_service(), list[int]()
+    language_model = service.shelf.editor("edit").text_encoder.model.language_model
+    hook = language_model.register_forward_hook(lambda *_: readings.append(1))
+    prompts = ["make it red", "make it blue", "make it red", "invert it"]
+    try:
+        await service.handle(edit_job(prompt=prompts, true_cfg_scale=4.0))
+    finally:
+        hook.remove()
+    assert len(readings) == 4  # three different prompts and the negative one
+
+
+async def test_a_result_that_can_be_neither_stored_nor_kept_says_so(make_service: MakeService, tmp_path: Path) -> None:
+    (tmp_path / "wall").write_text("a file where folders should be")
+    service = make_service(store=str(tmp_path / "wall" / "store"), spool=tmp_path / "wall" / "spool")
+    reply = await service.handle(edit_job())
+    assert reply["code"] == "UPLOAD_FAILED"
+    assert "nor could it be kept" in reply["error"]
+
+
+async def test_a_kept_result_keeps_its_cost_seconds_and_warnings(make_service: MakeService, tmp_path: Path) -> None:
+    service = make_service(store=str(tmp_path / "wall" / "store"), gpu_usd_per_second=0.001)
+    (tmp_path / "wall").write_text("")
+    job = edit_job("a", negative_prompt="blurry")
+    assert (await service.handle(job))["code"] == "UPLOAD_FAILED"
+    (tmp_path / "wall").unlink()
+    reply = await service.handle(job)
+    assert reply["cost"]["gpu_seconds"] > 0
+    assert reply["cost"]["usd"] > 0
+    assert reply["timings"]["denoise_ms"] > 0
+    assert any("negative_prompt has no effect" in warning for warning in reply["warnings"])
+
+
+async def test_a_damaged_kept_result_is_made_again(make_service: MakeService, tmp_path: Path) -> None:
+    service = make_service(store=str(tmp_path / "wall" / "store"))
+    (tmp_path / "wall").write_text("")
+    await service.handle(edit_job("a"))
+    (tmp_path / "wall").unlink()
+    next((tmp_path / "spool").rglob("index.json")).write_text("{")
+    assert (await service.handle(edit_job("a")))["images"]
+
+
+def test_a_full_spool_lets_the_oldest_go(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, most_bytes=2_500)
+    for name in ("a", "b", "c"):
+        spool.keep(name, "request", Kept([Artifact("x.png", "image/png", b"x" * 1_000)], {}, {}))
+        time.sleep(0.01)
+    assert [name for name in "abc" if spool.find(name, "request")] == ["b", "c"]
+
+
+async def test_a_progress_post_that_breaks_in_any_way_loses_no_result(make_service: MakeService) -> None:
+    async def send(payload: dict[str, Any]) -> None:
+        raise ValueError("not JSON")
+
+    assert (await make_service(progress_seconds=0.001).handle(edit_job(num_inference_steps=3), send))["images"]
+
+
+async def test_slow_progress_posts_are_not_billed_and_do_not_hold_up_a_cancel(make_service: MakeService) -> None:
+    posting = asyncio.Event()
+
+    async def send(payload: dict[str, Any]) -> None:
+        posting.set()
+        await asyncio.sleep(3.0)
+
+    service = make_service(progress_seconds=0.001)
+    reply = await service.handle(edit_job("a"), send)
+    assert reply["cost"]["gpu_seconds"] < 2.5
+    posting.clear()
+    job = asyncio.create_task(service.handle(edit_job("b", num_inference_steps=200), send))
+    await asyncio.wait_for(posting.wait(), 30)
+    cancelled = time.monotonic()
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    assert time.monotonic() - cancelled < 2.0
+
+
+async def test_the_log_has_the_cause_of_what_the_worker_answers_for(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(job: Any, desk: Any) -> Generator[Progress | Artifact, None, dict[str, Any]]:
+        yield Progress("load", 0, 1)
+        raise ModelNotReady("no weights") from OSError("the real reason")
+
+    monkeypatch.setattr("darkroom.service.recipe", lambda job_type: Recipe(run))
+    await make_service().handle(edit_job())
+    assert "the real reason" in caplog.text
+
+
+async def test_locks_of_keys_do_not_pile_up(make_service: MakeService) -> None:
+    service = make_service()
+    for name in ("a", "b"):
+        await service.handle(edit_job(name, idempotency_key=name))
+    assert len(service._keys) == 0
+
+
+def test_lines_of_the_log_hold_no_signatures() -> None:
+    record = logging.LogRecord(
+        "x", logging.WARNING, "", 0, "url: /a.png?X-Amz-Signature=SECRET (Caused by …) https://h/b?token=T.x", (), None
+    )
+    line = WithoutSignatures("%(message)s").format(record)
+    assert "SECRET" not in line
+    assert "T.x" not in line
+    assert "/a.png?[redacted]" in line
+
+
+async def test_warmup_takes_the_roles_that_the_worker_preloads(make_service: MakeService) -> None:
+    reply = await make_service(preload=("edit",)).handle({"id": "w", "input": {"type": "warmup"}})
+    assert reply["models"]["edit"]["state"] == "warm"
+
+
+async def test_a_preloaded_role_without_a_model_is_refused_at_start(make_service: MakeService) -> None:
+    with pytest.raises(UnsupportedType, match="video"):
+        await make_service(preload=("video",)).preload()

@@ -156,12 +156,15 @@ def test_sigterm_finishes_the_running_job_and_takes_no_more(family: Path, tmp_pa
         state = endpoint.until(running, lambda state: state.get("output", {}).get("stage") == "denoise")
         worker = worker_pid(state)
         os.kill(worker, signal.SIGTERM)
-        told = time.monotonic()
+        signalled = time.monotonic()
+        late = endpoint.run()
         assert endpoint.end(running)["status"] == "COMPLETED", endpoint.log()
         while alive(worker):
-            assert time.monotonic() - told < 60, "the worker outlived its last job"
+            assert time.monotonic() - signalled < 60, "the worker outlived its last job"
             time.sleep(0.05)
-        assert endpoint.end(endpoint.run())["status"] == "COMPLETED"
+        taken_over = endpoint.end(late)
+        assert taken_over["status"] == "COMPLETED", endpoint.log()
+        assert taken_over["workerId"] != state["workerId"]
     finally:
         endpoint.stop()
 

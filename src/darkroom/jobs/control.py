@@ -8,7 +8,7 @@ from pydantic import Field
 
 from darkroom.jobs.base import JobInput
 
-Role = Literal["edit", "video", "image", "vision"]
+Role = Literal["edit", "video"]
 
 
 class Health(JobInput):

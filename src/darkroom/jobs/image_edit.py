@@ -78,6 +78,8 @@ class ImageEdit(JobInput):
     @field_validator("negative_prompt")
     @classmethod
     def _bounded(cls, text: str, info: ValidationInfo) -> str:
+        if not is_text(text):
+            raise ValueError("holds half of a surrogate pair, which is no text")
         limit = limits_of(info).max_prompt_chars
         if len(text) > limit:
             raise InputTooLarge(
@@ -154,9 +156,20 @@ def prompt_fault(prompt: str, name: str, limits: Limits) -> BadJob | None:
     """Why this instruction cannot run, or None."""
     if not prompt.strip():
         return InvalidInput(f"{name} is empty; say what to change", field=name)
+    if not is_text(prompt):
+        return InvalidInput(f"{name} holds half of a surrogate pair, which is no text", field=name)
     if len(prompt) > limits.max_prompt_chars:
         return InputTooLarge(f"{name} has {len(prompt)} characters, the limit is {limits.max_prompt_chars}", field=name)
     return None
+
+
+def is_text(text: str) -> bool:
+    """Whether the string can be written as UTF-8; JSON's escapes can make one that cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse_size(size: str) -> tuple[int, int]:

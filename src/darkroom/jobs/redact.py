@@ -28,10 +28,11 @@ def _is_secret(key: Any) -> bool:
 
 
 def _redacted_text(text: str) -> str:
-    if text.startswith("data:"):
+    scheme = text[:8].lower()
+    if scheme.startswith("data:"):
         head = text.partition(",")[0][:80]
         return f"{head},[{len(text)} characters, sha256 {hashlib.sha256(text.encode()).hexdigest()}]"
-    if text.startswith(("http://", "https://")):
+    if scheme.startswith(("http:", "https:")):
         return _bare_address(text)
     return text
 

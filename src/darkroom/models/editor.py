@@ -94,20 +94,20 @@ class Editor:
         return References(visual, torch.cat(tokens, dim=1), tuple(grids), images[-1].size)
 
     @torch.no_grad()
+    def embed(self, prompt: str, references: References) -> Tensor:
+        """[L, D]: one prompt read beside the pictures, without the template's prefix. Raises PromptTooLong."""
+        self.residency.use(self.text_encoder)
+        return encode_text(self.text_encoder, self.processor, prompt, references.visual)[self.prefix :]
+
     def condition(
         self, prompts: Sequence[str], references: References, negative_prompt: str | None = None
     ) -> Conditioning:
-        """Embed each prompt beside the pictures; equal prompts are embedded once.
+        """A batch of one image per prompt; equal prompts are embedded once. Raises PromptTooLong.
 
         negative_prompt: embedded when given (None where CFG is off); both CFG branches see the pictures.
         """
-        self.residency.use(self.text_encoder)
-        wanted = dict.fromkeys([*prompts, *([] if negative_prompt is None else [negative_prompt])])
-        embedded = {
-            text: encode_text(self.text_encoder, self.processor, text, references.visual)[self.prefix :]
-            for text in wanted
-        }
-        negative = None if negative_prompt is None else embedded[negative_prompt]
+        embedded = {prompt: self.embed(prompt, references) for prompt in dict.fromkeys(prompts)}
+        negative = None if negative_prompt is None else self.embed(negative_prompt, references)
         return Conditioning(tuple(embedded[prompt] for prompt in prompts), negative, references)
 
     # -- denoising ------------------------------------------------------------------------------
@@ -188,7 +188,6 @@ class Editor:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in -1…1 (sides multiples of 16) -> normalised latents [B, 16, 1, H/8, W/8]."""
-        self.residency.use(self.vae)
         video = pixels.unsqueeze(2).to(self.device, self.dtype)
         moments = self.vae.quant_conv(self.vae.encoder(video))
         mean = moments[:, : self.vae.config.z_dim]
@@ -197,7 +196,6 @@ class Editor:
     @torch.no_grad()
     def decode(self, tokens: Tensor, width: int, height: int) -> Tensor:
         """Tokens [B, N, 64] -> pixels [B, 3, height, width] in -1…1, float32; one image at a time in memory."""
-        self.residency.use(self.vae)
         return torch.cat([self._decode_one(tokens[i : i + 1], width, height) for i in range(len(tokens))])
 
     def _decode_one(self, tokens: Tensor, width: int, height: int) -> Tensor:

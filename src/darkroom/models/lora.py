@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from darkroom.errors import FetchFailed, InvalidInput
+from darkroom.errors import FetchFailed, InputTooLarge, InvalidInput
+from darkroom.faults import is_the_devices
 from darkroom.models.presets import LoraFile
 
 
@@ -43,18 +46,48 @@ def from_folder(folder: Path | None, name: str, scale: float, field: str) -> Lor
     return read(path.read_bytes(), scale, field) if path.is_file() else None
 
 
-def from_hub(file: LoraFile, scale: float, field: str) -> Lora:
-    """A LoRA from the hub's cache, downloaded on first use. Raises FetchFailed or InvalidInput."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+@lru_cache(maxsize=2)
+def of_preset(file: LoraFile) -> Lora:
+    """A preset's LoRA, read once and kept: it is the worker's own choice. Raises FetchFailed or InvalidInput."""
+    return from_hub(file, 1.0, "preset", None)
 
+
+def from_hub(file: LoraFile, scale: float, field: str, most_bytes: int | None) -> Lora:
+    """A LoRA from the hub's cache, downloaded on first use.
+
+    most_bytes: the limit for a caller's choice, which is also fetched without the owner's token; None trusts it.
+    Raises FetchFailed, InputTooLarge or InvalidInput.
+    """
+    return read(_hub_path(file, field, most_bytes).read_bytes(), scale, field)
+
+
+def _hub_path(file: LoraFile, field: str, most_bytes: int | None) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    # A caller's choice is fetched without the owner's token: it must not open the owner's private repositories.
+    token = None if most_bytes is None else False
     try:
-        path = Path(hf_hub_download(file.repo, file.file, revision=file.revision))
+        cached = try_to_load_from_cache(file.repo, file.file, revision=file.revision)
+        if isinstance(cached, str):
+            return Path(cached)
+        if most_bytes is not None:
+            size = get_hf_file_metadata(hf_hub_url(file.repo, file.file, revision=file.revision), token=token).size
+            if size is None or size > most_bytes:
+                raise InputTooLarge(f"{field} is larger than the limit of {most_bytes / 2**20:.0f} MiB", field=field)
+        return Path(hf_hub_download(file.repo, file.file, revision=file.revision, token=token))
+    except LocalEntryNotFoundError as error:  # the hub's word for: no network and no copy here
+        raise FetchFailed(f"{field}: the hub cannot be reached", field=field) from error
     except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError) as error:
         raise InvalidInput(f"{field}: there is no {file.file!r} in {file.repo!r} on the hub", field=field) from error
     except (HfHubHTTPError, OSError) as error:
         raise FetchFailed(f"{field}: the hub did not deliver {file.repo!r}", field=field) from error
-    return read(path.read_bytes(), scale, field)
 
 
 def hub_file(path: str, field: str) -> LoraFile:
@@ -84,8 +117,7 @@ def worn(transformer: Any, loras: Sequence[Lora]) -> Iterator[None]:
         transformer.set_adapters(names, [lora.scale for lora in loras])
         yield
     finally:
-        if getattr(transformer, "peft_config", None):
-            transformer.unload_lora()
+        _take_off(transformer)
 
 
 def _put_on(transformer: Any, lora: Lora, name: str) -> None:
@@ -98,5 +130,26 @@ def _put_on(transformer: Any, lora: Lora, name: str) -> None:
         QwenImageLoraLoaderMixin.load_lora_into_transformer(weights, transformer, adapter_name=name)
         if name not in transformer.peft_config:
             raise ValueError("no layer of this name")
+        _widen(transformer, weights, name)
     except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
+        if is_the_devices(error):
+            raise
         raise InvalidInput(f"{lora.field} is not a LoRA for this model", field=lora.field) from error
+
+
+def _widen(transformer: Any, weights: dict[str, Tensor], name: str) -> None:
+    """Give a LoRA the model's compute type again where peft has taken FP8, the storage type of the layer below it."""
+    parameters = dict(transformer.named_parameters())
+    for key, tensor in weights.items():
+        layer, matrix, _ = key.removeprefix("transformer.").rsplit(".", 2)
+        parameter = parameters.get(f"{layer}.{matrix}.{name}.weight")
+        if parameter is not None and parameter.dtype == torch.float8_e4m3fn:
+            parameter.data = tensor.to(parameter.device, transformer.img_in.bias.dtype)
+
+
+def _take_off(transformer: Any) -> None:
+    """Remove every adapter layer, also those of a LoRA that did not load to its end."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if any(isinstance(module, BaseTunerLayer) for module in transformer.modules()):
+        transformer.unload_lora()

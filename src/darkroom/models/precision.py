@@ -9,8 +9,20 @@ import torch
 from darkroom.errors import ModelNotReady
 from darkroom.models.specs import Precision
 
-# Storage in FP8 is for matrices; norms, embeddings and the first and last projections keep their precision.
-KEEP = ("norm", "pos_embed", "patch_embed", "embed_tokens", "img_in", "txt_in", "time_text_embed", "proj_out", "merger")
+# Storage in FP8 is for matrices; norms, embeddings and the first and last projections keep their precision. The
+# language head may share its matrix with the embeddings and would take them along.
+KEEP = (
+    "norm",
+    "pos_embed",
+    "patch_embed",
+    "embed_tokens",
+    "lm_head",
+    "img_in",
+    "txt_in",
+    "time_text_embed",
+    "proj_out",
+    "merger",
+)
 
 
 def compute_dtype(precision: Precision) -> torch.dtype:

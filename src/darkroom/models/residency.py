@@ -16,11 +16,15 @@ class Resident:
     def use(self, part: Any) -> None:
         """`part` runs next."""
 
+    def leave(self, part: Any) -> None:
+        """`part` is let go."""
+
 
 class OneAtATime(Resident):
-    """For cards that hold the parts only one after the other: the one that runs is on the device, the rest on the CPU.
+    """For cards that hold the large parts only one after the other: the one that runs is there, the rest on the CPU.
 
-    A part moves only when another's turn comes, so that the denoising loop moves nothing.
+    A part moves only when another's turn comes, so that the denoising loop moves nothing. One for all models of a
+    shelf, since they share parts.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -33,5 +37,16 @@ class OneAtATime(Resident):
             return
         if self._inside is not None:
             self._inside.to("cpu")
-        part.to(self.device)
+        # Nobody is inside until the move has gone through: where memory runs out halfway, the part goes back.
+        self._inside = None
+        try:
+            part.to(self.device)
+        except BaseException:
+            part.to("cpu")
+            raise
         self._inside = part
+
+    def leave(self, part: Any) -> None:
+        """`part` is let go; whoever was inside must not be kept alive by this."""
+        if part is self._inside:
+            self._inside = None

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from darkroom.errors import DarkroomError, ModelNotReady, UnsupportedType
+from darkroom.faults import is_the_devices
 from darkroom.models.editor import Editor
 from darkroom.models.parts import LOADERS, expected_bytes, load_processor, load_schedule, occupied_bytes
 from darkroom.models.residency import OneAtATime, Resident
@@ -57,6 +58,8 @@ class Shelf:
         self.profile, self.budget_bytes = profile, budget_bytes
         self._parts: dict[tuple[Any, ...], _Part] = {}
         self._editors: OrderedDict[str, Editor] = OrderedDict()
+        device = torch.device(profile.device)
+        self._residency = OneAtATime(device) if profile.offload else Resident(device)
         self._lock = threading.Lock()
         self._states = {role: self._state_of(role, "cold") for role in profile.models}
 
@@ -91,6 +94,7 @@ class Shelf:
             part = self._parts[key]
             part.roles.discard(role)
             if not part.roles:
+                self._residency.leave(part.module)
                 del self._parts[key]
         self._set(self._state_of(role, "cold"), role)
         gc.collect()
@@ -119,8 +123,8 @@ class Shelf:
             self._fail(role, error.message)
             raise
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                self._fail(role, "out of memory")
+            if is_the_devices(error):
+                self._fail(role, "the device failed while it loaded")
                 raise
             self._fail(role, "its files do not make a Qwen-Image-Edit model")
             spec = self.spec(role)
@@ -146,14 +150,13 @@ class Shelf:
         keys = {part: (part, fingerprint(folder / part)) for part in LOADERS}
         self._claim(role, keys.values())
         self._make_room(role, folder, [part for part, key in keys.items() if key not in self._parts])
-        residency = self._residency()
-        modules = {part: self._part(role, key, folder / part, residency) for part, key in keys.items()}
+        modules = {part: self._part(role, key, folder / part) for part, key in keys.items()}
         return Editor(
             **modules,
             processor=load_processor(folder / "processor"),
             schedule=load_schedule(folder / "scheduler"),
             areas=spec.areas,
-            residency=residency,
+            residency=self._residency,
             max_batch=self.profile.max_batch,
         )
 
@@ -163,12 +166,13 @@ class Shelf:
             if key in self._parts:
                 self._parts[key].roles.add(role)
 
-    def _part(self, role: str, key: tuple[Any, ...], folder: Path, residency: Resident) -> Any:
+    def _part(self, role: str, key: tuple[Any, ...], folder: Path) -> Any:
         """Load a part, or share the equal one that another role has loaded."""
         if key not in self._parts:
             module = LOADERS[key[0]](folder, self.profile.precision)
-            if not self.profile.offload:
-                module.to(residency.device)
+            # The VAE is small and needed at both ends of a job: it stays on the device under every profile. What
+            # visits waits on the CPU, also where a quantising loader has put it on the device.
+            module.to("cpu" if self.profile.offload and key[0] != "vae" else self._residency.device)
             self._parts[key] = _Part(module, occupied_bytes(module))
         self._parts[key].roles.add(role)
         return self._parts[key].module
@@ -186,10 +190,6 @@ class Shelf:
                 f"the {role} model needs {need / GIB:.2f} GiB and the memory budget is "
                 f"{self.budget_bytes / GIB:.2f} GiB; choose a smaller profile or raise DARKROOM_MEMORY_BUDGET_GIB"
             )
-
-    def _residency(self) -> Resident:
-        device = torch.device(self.profile.device)
-        return OneAtATime(device) if self.profile.offload else Resident(device)
 
     # -- state ----------------------------------------------------------------------------------
 

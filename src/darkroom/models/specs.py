@@ -9,9 +9,8 @@ from typing import Literal
 
 from darkroom.models.areas import Areas
 from darkroom.models.presets import EDIT_2511, POCKET, Preset
-from darkroom.settings import Settings
+from darkroom.settings import ROLES, Settings
 
-Role = Literal["edit", "video", "image", "vision"]
 Precision = Literal["float32", "bf16", "fp8", "int4"]
 
 POCKET_WEIGHTS = Path(__file__).resolve().parent.parent / "pocket" / "weights"
@@ -48,8 +47,6 @@ class Profile:
 REAL: Mapping[str, ModelSpec] = {
     "edit": ModelSpec("Qwen/Qwen-Image-Edit-2511"),
     "video": ModelSpec("Qwen/Qwen-Image-Edit-2509"),
-    "image": ModelSpec("Qwen/Qwen-Image"),
-    "vision": ModelSpec("Qwen/Qwen3-VL-8B-Instruct"),
 }
 
 _POCKET_EDIT = ModelSpec(str(POCKET_WEIGHTS / "edit"), areas=Areas(sight=128 * 128, vae=128 * 128), presets=POCKET)
@@ -89,7 +86,7 @@ def resolve(settings: Settings, card: Card | None) -> Profile:
     """The profile in force, with the models that settings name put in place of its own."""
     profile = PROFILES[choose(card) if settings.profile == "auto" else settings.profile]
     models = dict(profile.models)
-    for role in ("edit", "video", "image", "vision"):
+    for role in ROLES:
         repo = getattr(settings, f"{role}_model")
         revision = getattr(settings, f"{role}_revision")
         base = models.get(role, next(iter(models.values())))

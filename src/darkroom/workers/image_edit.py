@@ -29,6 +29,9 @@ class Picture:
     prompt: str
     seed: int
 
+Embeddings = dict[int, Tensor]
+"""Position of a prompt -> its embeddings [L, D]."""
+
 
 def run(job: ImageEdit, desk: Desk) -> Work:
     """Encode the sources once, then denoise, decode and hand out the pictures in batches.
@@ -46,14 +49,15 @@ def run(job: ImageEdit, desk: Desk) -> Work:
     yield Progress("encode", 0, 1)
     with desk.clock.span("encode"):
         references = editor.reference(sources)
-        negative = job.negative_prompt if preset.true_cfg_scale > 1 else None
-        readings, failed = read_prompts(job, editor, references, negative)
+        negative = read_negative(job, preset, editor, references)
+        embeddings, failed = read_prompts(job, editor, references)
     if any(plain(editor.processor.tokenizer, text) != text for text in [*job.prompts, job.negative_prompt]):
         desk.warn("control tokens such as <|im_end|> in a prompt are read as blanks")
     yield Progress("encode", 1, 1)
-    pictures = [Picture(i, job.prompts[i], seed + k) for i in readings for k in range(job.num_images)]
+    pictures = [Picture(i, job.prompts[i], seed + k) for i in embeddings for k in range(job.num_images)]
+    prompts = tuple(embeddings[picture.prompt_index] for picture in pictures)
     with lora.worn(editor.transformer, loras):
-        yield from make(pictures, readings, job, preset, editor, desk)
+        yield from make(pictures, Conditioning(prompts, negative, references), job, preset, editor, desk)
     return {
         "seed": seed,
         "failed": [{"index": i, "prompt": job.prompts[i], **bad.reply()} for i, bad in sorted(failed.items())],
@@ -92,72 +96,65 @@ def decoded(job: ImageEdit, desk: Desk) -> list[Image]:
 
 def gather_loras(job: ImageEdit, preset: Preset, desk: Desk) -> list[lora.Lora]:
     """The preset's LoRA and the job's own, read and ready to be put on."""
-    loras = [] if preset.lora is None else [lora.from_hub(preset.lora, 1.0, "preset")]
+    loras = [] if preset.lora is None else [lora.of_preset(preset.lora)]
     for index, wanted in enumerate(job.loras):
         field = f"loras[{index}].path"
         if field in desk.files:
             loras.append(lora.read(desk.files[field], wanted.scale, field))
             continue
         own = lora.from_folder(desk.lora_dir, wanted.path, wanted.scale, field)
-        loras.append(own or lora.from_hub(lora.hub_file(wanted.path, field), wanted.scale, field))
+        most = desk.limits.max_lora_bytes
+        loras.append(own or lora.from_hub(lora.hub_file(wanted.path, field), wanted.scale, field, most))
     return loras
 
 
-def read_prompts(
-    job: ImageEdit, editor: Editor, references: References, negative_prompt: str | None
-) -> tuple[dict[int, Conditioning], dict[int, BadJob]]:
-    """Each good prompt's conditioning by position, and each bad one's fault. Raises the fault when none is good."""
-    readings: dict[int, Conditioning] = {}
+def read_prompts(job: ImageEdit, editor: Editor, references: References) -> tuple[Embeddings, dict[int, BadJob]]:
+    """Each good prompt's embeddings by position, and each bad one's fault. Raises the fault when none is good."""
+    embeddings: Embeddings = {}
     failed = job.failed_prompts
     for index, prompt in enumerate(job.prompts):
         if index in failed:
             continue
+        same = job.prompts.index(prompt)
         try:
-            readings[index] = editor.condition([prompt], references, negative_prompt)
+            embeddings[index] = embeddings[same] if same in embeddings else editor.embed(prompt, references)
         except PromptTooLong as error:
             field = "prompt" if isinstance(job.prompt, str) else f"prompt[{index}]"
             failed[index] = InputTooLarge(f"{field} {error}", field=field)
-    if not readings:
+    if not embeddings:
         raise failed[min(failed)]
-    return readings, failed
+    return embeddings, failed
+
+
+def read_negative(job: ImageEdit, preset: Preset, editor: Editor, references: References) -> Tensor | None:
+    """The negative prompt's embeddings, read once for all pictures; None where CFG is off."""
+    if preset.true_cfg_scale <= 1:
+        return None
+    try:
+        return editor.embed(job.negative_prompt, references)
+    except PromptTooLong as error:
+        raise InputTooLarge(f"negative_prompt {error}", field="negative_prompt") from error
 
 
 def make(
-    pictures: Sequence[Picture],
-    readings: Mapping[int, Conditioning],
-    job: ImageEdit,
-    preset: Preset,
-    editor: Editor,
-    desk: Desk,
+    pictures: Sequence[Picture], conditioning: Conditioning, job: ImageEdit, preset: Preset, editor: Editor, desk: Desk
 ) -> Generator[Progress | Artifact, None, None]:
     """Denoise in batches of as many pictures as the profile allows, equal prompt lengths side by side."""
-    by_length = sorted(range(len(pictures)), key=lambda i: len(readings[pictures[i].prompt_index].prompts[0]))
+    by_length = sorted(range(len(pictures)), key=lambda i: len(conditioning.prompts[i]))
     groups = [by_length[i : i + editor.max_batch] for i in range(0, len(by_length), editor.max_batch)]
-    total = preset.steps * len(groups)
+    width, height = editor.output_size(conditioning.references, job.dimensions)
+    sigmas = editor.sigmas(preset.steps, width, height, preset.shift)
     for number, group in enumerate(groups):
-        chosen = [pictures[i] for i in group]
-        conditioning = joined([readings[picture.prompt_index] for picture in chosen])
-        width, height = editor.output_size(conditioning.references, job.dimensions)
-        steps = sample(
-            editor.denoiser(conditioning, width, height, preset.true_cfg_scale),
-            editor.noise([picture.seed for picture in chosen], width, height),
-            editor.sigmas(preset.steps, width, height, preset.shift),
-        )
-        latents = None
+        batch = replace(conditioning, prompts=tuple(conditioning.prompts[i] for i in group))
+        latents = editor.noise([pictures[i].seed for i in group], width, height)
+        steps = sample(editor.denoiser(batch, width, height, preset.true_cfg_scale), latents, sigmas)
         for done, step in enumerate(desk.clock.timed("denoise", steps), 1):
             latents = step.latents
-            yield Progress("denoise", number * preset.steps + done, total)
-        assert latents is not None
+            yield Progress("denoise", number * preset.steps + done, len(groups) * preset.steps)
         with desk.clock.span("decode"):
             pixels = editor.decode(latents, width, height)
-        for index, picture, image in zip(group, chosen, pixels, strict=True):
-            yield finished(index, picture, image, job, desk)
-
-
-def joined(readings: Sequence[Conditioning]) -> Conditioning:
-    """Conditionings of the same pictures and negative prompt as one batch."""
-    prompts = tuple(prompt for reading in readings for prompt in reading.prompts)
-    return Conditioning(prompts, readings[0].negative, readings[0].references)
+        for index, image in zip(group, pixels, strict=True):
+            yield finished(index, pictures[index], image, job, desk)
 
 
 def finished(index: int, picture: Picture, pixels: Tensor, job: ImageEdit, desk: Desk) -> Artifact:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ class Desk:
     """One job's working place; nothing on it outlives the job but the shelf.
 
     files: bytes of every fetched source, by field name. clock: spans end up in the reply's timings.
+    preload: roles that the worker loads at start. cold: set where the job pays for loading a model.
     warnings: sentences that the reply repeats; every fallback and every ignored wish belongs here.
     """
 
@@ -39,6 +40,7 @@ class Desk:
     warnings: list[str] = field(default_factory=list)
 
     cold: bool = False
+    preload: Sequence[str] = ()
 
     def editor(self, role: str) -> Editor:
         """The role's editor; loading it counts as `load` and makes the job a cold one."""

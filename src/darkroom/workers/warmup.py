@@ -16,7 +16,7 @@ STEPS = 2
 
 def run(job: Warmup, desk: Desk) -> Work:
     """Load every wanted role, edit one grey picture with it, and report the states."""
-    roles = list(dict.fromkeys(job.models or ["edit"]))
+    roles = list(dict.fromkeys(job.models or desk.preload))
     for role in roles:
         if role not in desk.shelf.profile.models:
             raise InvalidInput(f"models: profile {desk.shelf.profile.name} has no {role} model", field="models")
