@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from PIL import Image
@@ -57,3 +59,11 @@ def test_control_tokens_split_around_each_other_cannot_come_together(editor: Edi
 def test_a_prompt_over_the_token_limit_says_how_long_it_is(editor: Editor, photo: Image.Image) -> None:
     with pytest.raises(sight.PromptTooLong, match="the limit is 1024"):
         editor.condition(["zq " * 1500], editor.reference([photo]))
+
+
+def test_a_miniature_names_the_words_that_it_was_never_taught(editor: Editor) -> None:
+    assert editor.unknown_words("anything goes") == []
+    taught = copy.copy(editor)
+    taught.vocabulary = frozenset({"make", "the", "star", "red"})
+    assert taught.unknown_words("Make the star red.") == []
+    assert taught.unknown_words("make the dragon red, dragon!") == ["dragon"]

@@ -7,6 +7,7 @@ the same pictures anew for each, and lets guidance see no x0. For one prompt and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,8 @@ class Conditioning:
 class Editor:
     """The parts of one Qwen-Image-Edit checkpoint, ready to run; holds no state of any job.
 
-    Not thread-safe: one thread runs torch. `max_batch` bounds how many images share one forward.
+    Not thread-safe: one thread runs torch. `max_batch` bounds how many images share one forward. `vocabulary` is
+    what a miniature was taught, None for a model that knows language.
     """
 
     def __init__(
@@ -68,10 +70,12 @@ class Editor:
         areas: Areas,
         residency: Resident | None = None,
         max_batch: int = 8,
+        vocabulary: frozenset[str] | None = None,
     ) -> None:
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.processor, self.schedule, self.areas, self.max_batch = processor, schedule, areas, max_batch
         self.residency = residency or Resident(transformer.device)
+        self.vocabulary = vocabulary
         self.prefix = prefix_length(processor.tokenizer)
         self._pixels = VaeImageProcessor(vae_scale_factor=TOKEN_PIXELS)
         self._mean = torch.tensor(vae.config.latents_mean)
@@ -109,6 +113,13 @@ class Editor:
         embedded = {prompt: self.embed(prompt, references) for prompt in dict.fromkeys(prompts)}
         negative = None if negative_prompt is None else self.embed(negative_prompt, references)
         return Conditioning(tuple(embedded[prompt] for prompt in prompts), negative, references)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words of a prompt that this model was never taught, in their order; none for the real family."""
+        if self.vocabulary is None:
+            return []
+        words = dict.fromkeys(re.findall(r"[^\W\d_]+", prompt.lower()))
+        return [word for word in words if word not in self.vocabulary]
 
     # -- denoising ------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from darkroom.models.editor import Editor
 from darkroom.models.parts import LOADERS, expected_bytes, load_processor, load_schedule, occupied_bytes
 from darkroom.models.residency import OneAtATime, Resident
 from darkroom.models.specs import Card, ModelSpec, Profile
-from darkroom.models.weights import fingerprint, locate, verify
+from darkroom.models.weights import fingerprint, locate, verify, vocabulary
 
 EDITOR_PARTS = ("transformer", "text_encoder", "vae", "processor", "scheduler")
 GIB = 2**30
@@ -158,6 +158,7 @@ class Shelf:
             areas=spec.areas,
             residency=self._residency,
             max_batch=self.profile.max_batch,
+            vocabulary=vocabulary(folder),
         )
 
     def _claim(self, role: str, keys: Iterable[tuple[Any, ...]]) -> None:

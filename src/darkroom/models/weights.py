@@ -11,6 +11,7 @@ from darkroom.errors import ModelNotReady
 from darkroom.models.specs import ModelSpec
 
 CHECKSUMS = "checksums.json"
+VOCABULARY = "vocabulary.json"
 
 
 def locate(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
@@ -43,6 +44,12 @@ def verify(folder: Path) -> None:
             raise ModelNotReady(f"weight file {name} is missing; restore it or run `darkroom pocket train`")
         if _sha256(path) != expected:
             raise ModelNotReady(f"weight file {name} is damaged; restore it or run `darkroom pocket train`")
+
+
+def vocabulary(folder: Path) -> frozenset[str] | None:
+    """The words that a miniature was taught, from `vocabulary.json`; None for models that know language."""
+    listing = folder / VOCABULARY
+    return frozenset(json.loads(listing.read_text())) if listing.is_file() else None
 
 
 def fingerprint(folder: Path) -> tuple[tuple[str, str], ...]:

@@ -51,6 +51,10 @@ def run(job: ImageEdit, desk: Desk) -> Work:
         references = editor.reference(sources)
         negative = read_negative(job, preset, editor, references)
         embeddings, failed = read_prompts(job, editor, references)
+    unknown = [word for prompt in job.prompts for word in editor.unknown_words(prompt)]
+    if unknown:
+        words = ", ".join(dict.fromkeys(unknown[:8]))
+        desk.warn(f"the pocket model knows only its small world (docs/pocket.md) and was not taught: {words}")
     if any(plain(editor.processor.tokenizer, text) != text for text in [*job.prompts, job.negative_prompt]):
         desk.warn("control tokens such as <|im_end|> in a prompt are read as blanks")
     yield Progress("encode", 1, 1)
