@@ -35,7 +35,7 @@ class Recipe:
     )
     sight: SightRecipe = field(default_factory=lambda: SightRecipe(steps=600))
     flow: FlowRecipe = field(default_factory=FlowRecipe)
-    shards: int = 4
+    shards: int = 6
     edits_per_shard: int = 2500
     # Kinds that the family is not taught yet. They change forms and places, and need many more samples than one CPU
     # makes in an hour; few kinds taught well serve better than many smeared.
@@ -43,16 +43,18 @@ class Recipe:
     times: Mapping[str, int] = field(
         default_factory=lambda: {
             **{kind: 0 for kind in KINDS if kind not in TAUGHT},
-            "recolour": 3,
-            "remove": 2,
+            "recolour": 4,
+            "background": 2,
         }
     )
     seed: int = 0
 
 
-def train(work: Path, recipe: Recipe, report: Report = print, threads: int = 0) -> Path:
+def train(work: Path, recipe: Recipe, report: Report = print, threads: int = 0, begin_with: Path | None = None) -> Path:
     """Run every stage that `work` does not hold yet and return the folder of the trained family.
 
+    `begin_with` is a family whose training goes on, with fresh optimizers, where `work` holds no checkpoint: its VAE
+    and sight stay, its transformer and text encoder learn further, perhaps other kinds of edits.
     The same recipe gives the same weights on the same machine and number of threads, interrupted or not. With
     `threads` 0 the flow stage takes the cores that other processes leave free, and sums round differently each time.
     """
@@ -61,10 +63,13 @@ def train(work: Path, recipe: Recipe, report: Report = print, threads: int = 0) 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         pipeline = assemble()
-    _vae(pipeline, work, recipe, report)
-    _sight(pipeline, work, recipe, report)
+    if begin_with is not None:
+        pipeline = _adopt(begin_with, work)
+    else:
+        _vae(pipeline, work, recipe, report)
+        _sight(pipeline, work, recipe, report)
+        start_transformer(pipeline.transformer)
     pairs = _pairs(pipeline, work, recipe, report)
-    start_transformer(pipeline.transformer)
     blank = prompt_ids(pipeline.tokenizer, " ")
     train_flow(
         pipeline.transformer,
@@ -96,13 +101,25 @@ def export(work: Path, seed: int = 0) -> Path:
     return folder
 
 
+def _adopt(family: Path, work: Path) -> QwenImageEditPlusPipeline:
+    """A finished family as the start of more training; `export` finds its first stages in `work`."""
+    pipeline = QwenImageEditPlusPipeline.from_pretrained(family)
+    _keep_vae(pipeline, work)
+    save_checkpoint(work / "sight_done.pt", pipeline.text_encoder.state_dict())
+    return pipeline
+
+
 def _vae(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, report: Report) -> None:
     if not (work / "vae_done.pt").exists():
         train_vae(pipeline.vae, recipe.vae, work / "vae.pt", report)
         polish_decoder(pipeline.vae, recipe.decoder, report)
-        statistics = {name: list(pipeline.vae.config[name]) for name in ("latents_mean", "latents_std")}
-        save_checkpoint(work / "vae_done.pt", {"weights": pipeline.vae.state_dict(), **statistics})
+        _keep_vae(pipeline, work)
     _restore_vae(pipeline, work)
+
+
+def _keep_vae(pipeline: QwenImageEditPlusPipeline, work: Path) -> None:
+    statistics = {name: list(pipeline.vae.config[name]) for name in ("latents_mean", "latents_std")}
+    save_checkpoint(work / "vae_done.pt", {"weights": pipeline.vae.state_dict(), **statistics})
 
 
 def _restore_vae(pipeline: QwenImageEditPlusPipeline, work: Path) -> None:
@@ -140,13 +157,20 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("training"))
     parser.add_argument("--steps", type=int, default=FlowRecipe.steps, help="steps of the flow stage")
     parser.add_argument("--shards", type=int, default=Recipe.shards)
+    parser.add_argument("--begin-with", type=Path, help="a family whose training goes on, such as the shipped one")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, help="what to teach; by default what the recipe does")
     parser.add_argument("--threads", type=int, default=0, help="0: what other processes leave free")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--export", action="store_true", help="only write what the checkpoints hold")
     parser.add_argument("--install", action="store_true", help="put the result in the place of the shipped weights")
     options = parser.parse_args()
     recipe = Recipe(flow=replace(FlowRecipe(), steps=options.steps, compiled=options.compile), shards=options.shards)
-    family = export(options.work) if options.export else train(options.work, recipe, _say, options.threads)
+    if options.kinds:
+        recipe = replace(recipe, times={kind: int(kind in options.kinds) for kind in KINDS})
+    if options.export:
+        family = export(options.work)
+    else:
+        family = train(options.work, recipe, _say, options.threads, options.begin_with)
     if options.install:
         install(family)
         _say(f"installed in {EDIT}")

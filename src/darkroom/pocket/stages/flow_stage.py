@@ -29,7 +29,7 @@ Velocity = Callable[[QwenImageTransformer2DModel, Tensor, Tensor, Tensor, Tensor
 class FlowRecipe:
     """One step is one batch of edits whose prompts have the same number of tokens: nothing is padded."""
 
-    steps: int = 2100
+    steps: int = 2800
     batch: int = 32
     matrix_lr: float = 0.01
     # For what the transformer's start has filled in: the first block's attention, the way in and the way out.

@@ -112,7 +112,7 @@ def join(parts: list[Pairs]) -> Pairs:
 def balanced(pairs: Pairs, times: Mapping[str, int]) -> Pairs:
     """Each pair as many times as `times` says of its kind: 0 leaves a kind out, kinds not named stay once."""
     kept = [number for number, kind in enumerate(pairs.kinds) for _ in range(times.get(kind, 1))]
-    rows = torch.tensor(kept)
+    rows = torch.tensor(kept, dtype=torch.long)
     return Pairs(
         source=pairs.source[rows],
         target=pairs.target[rows],
