@@ -11,11 +11,24 @@ from typing import TypeVar
 T = TypeVar("T")
 
 USD_PER_SECOND = {
-    # RunPod serverless flex prices; prefixes of the card's name as torch reports it, longest first.
-    "NVIDIA H200": 0.00155,
-    "NVIDIA A100": 0.00076,
-    "NVIDIA L4": 0.00019,
+    # RunPod serverless, flex: dollars per second of a worker, by the beginning of the card's name as torch reports it.
+    # A100, L4 and H200 stand in this project's design; all of them, and RunPod's own names in the comments, in
+    # RunPod's documentation, https://docs.runpod.io/serverless/pricing, as read in November 2026.
+    "NVIDIA L4": 0.00019,  # "L4, A5000, 3090"
+    "NVIDIA RTX A5000": 0.00019,  # "L4, A5000, 3090"
+    "NVIDIA GeForce RTX 3090": 0.00019,  # "L4, A5000, 3090"
+    "NVIDIA GeForce RTX 4090": 0.00031,  # "4090 PRO"
+    "NVIDIA RTX A6000": 0.00034,  # "A6000, A40"
+    "NVIDIA A40": 0.00034,  # "A6000, A40"
+    "NVIDIA L40": 0.00053,  # "L40, L40S, 6000 Ada PRO"
+    "NVIDIA L40S": 0.00053,  # "L40, L40S, 6000 Ada PRO"
+    "NVIDIA RTX 6000 Ada": 0.00053,  # "L40, L40S, 6000 Ada PRO"
+    "NVIDIA A100": 0.00076,  # "A100"
+    "NVIDIA H100": 0.00116,  # "H100 PRO"
+    "NVIDIA H200": 0.00155,  # "H200 PRO"
 }
+OTHER_CARDS = ("NVIDIA GeForce RTX 3090 Ti", "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4090 Laptop")
+"""Their names begin like a card of the table, but RunPod names no price for them."""
 
 
 @dataclass
@@ -59,12 +72,23 @@ class Clock:
         return {**report, "total_ms": round(1000 * self.elapsed(), 3)}
 
 
+def card_of(gpu: str) -> str | None:
+    """The card of the price table that a name means: torch's, RunPod's or people's ('L4', 'RTX 4090'), or None."""
+    full = [f"{brand}{gpu}" for brand in ("", "NVIDIA ", "NVIDIA RTX ", "NVIDIA GeForce ", "NVIDIA GeForce RTX ")]
+    if any(_begins(name, other) for name in full for other in OTHER_CARDS):
+        return None
+    return next((card for name in full for card in USD_PER_SECOND if _begins(name, card)), None)
+
+
+def _begins(name: str, card: str) -> bool:
+    """'NVIDIA A100-SXM4-80GB' begins with 'NVIDIA A100', 'NVIDIA L40S' does not begin with 'NVIDIA L4'."""
+    return name == card or name.startswith((card + " ", card + "-"))
+
+
 def usd_per_second(gpu: str | None) -> float | None:
     """The price of a card by its name, or None where the table does not know it."""
-    if gpu is None:
-        return None
-    matches = [name for name in USD_PER_SECOND if gpu == name or gpu.startswith((name + " ", name + "-"))]
-    return USD_PER_SECOND[max(matches, key=len)] if matches else None
+    card = None if gpu is None else card_of(gpu)
+    return None if card is None else USD_PER_SECOND[card]
 
 
 def cost(gpu: str | None, gpu_seconds: float, price: float | None) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from darkroom.timing import USD_PER_SECOND, usd_per_second
+from darkroom.timing import USD_PER_SECOND, card_of, usd_per_second
 
 
 @dataclass(frozen=True)
@@ -17,10 +17,9 @@ class Price:
 
 
 def price_of(card: str) -> float:
-    """Dollars per second of a card by its name, 'A100' or 'NVIDIA A100 80GB PCIe'. Raises ValueError."""
-    for name in (card, f"NVIDIA {card}"):
-        if (price := usd_per_second(name)) is not None:
-            return price
+    """Dollars per second of a card by its name, 'A100', 'RTX 4090' or 'NVIDIA A100 80GB PCIe'. Raises ValueError."""
+    if (price := usd_per_second(card)) is not None:
+        return price
     known = ", ".join(name.removeprefix("NVIDIA ") for name in USD_PER_SECOND)
     raise ValueError(f"no price is known for {card!r}; known are {known}")
 
@@ -34,5 +33,5 @@ def prices(cards: list[str], measured_on: str | None) -> list[Price]:
 
 
 def _same(card: str, measured_on: str | None) -> bool:
-    """'L4' is 'NVIDIA L4' but not 'NVIDIA L40S'."""
-    return measured_on is not None and card.removeprefix("NVIDIA ").split()[0] in measured_on.replace("-", " ").split()
+    """Whether both names mean one card of the table: 'L4' is 'NVIDIA L4' but not 'NVIDIA L40S'."""
+    return measured_on is not None and card_of(card) == card_of(measured_on)
