@@ -50,6 +50,7 @@ class FakeEndpoint:
         self.charges: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
         self.tokens: list[str | None] = []
+        self.fetched: list[float] = []
         self.busiest = 0
         self.stuck = False
         self.failed_prompts: list[dict[str, Any]] = []
@@ -244,6 +245,12 @@ def build(endpoints: dict[str, FakeEndpoint]) -> ASGIApp:
     async def files(name: str, job_id: str, request: Request) -> Response:
         endpoint = endpoints[name]
         endpoint.tokens.append(request.headers.get("authorization"))
+        endpoint.fetched.append(time.monotonic())
+        if fault := endpoint.next_fault("file"):
+            if fault == "gzip":
+                return Response(b"not gzip", headers={"Content-Encoding": "gzip"})
+            code, _, seconds = fault.partition(":")
+            return Response(status_code=int(code), headers={"Retry-After": seconds} if seconds else None)
         status, data = endpoint.file(job_id)
         return Response(data, status, media_type="image/png")
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -108,6 +109,47 @@ def test_a_rate_limit_beyond_patience_ends_with_what_was_asked_for(endpoint: Fak
         client.edit([photo], "x")
     assert caught.value.retry_after_seconds == 60
     assert endpoint.calls["run"] == 1
+
+
+@pytest.mark.parametrize("after", ["0", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_limit_that_names_no_time_is_met_with_growing_pauses(
+    endpoint: FakeEndpoint, photo: Path, after: str
+) -> None:
+    endpoint.script("run", *[f"429:{after}"] * 1000)
+    retry = Retry(base_seconds=0.05, most_seconds=0.4, patience_seconds=1.0)
+    with Client(endpoint.url, retry=retry) as client, pytest.raises(RateLimited):
+        client.edit([photo], "x")
+    assert 3 <= endpoint.calls["run"] <= 9
+
+
+def test_a_store_that_limits_its_callers_is_given_its_time(
+    client: Client, endpoint: FakeEndpoint, photo: Path, tmp_path: Path
+) -> None:
+    reply = client.edit([photo], "x")
+    endpoint.script("file", "429:0.4")
+    client.download(reply.images[0], tmp_path / "a.png")
+    first, second = endpoint.fetched
+    assert second - first >= 0.4
+
+
+def test_a_store_that_keeps_limiting_fails_the_download_and_not_the_endpoint(
+    client: Client, endpoint: FakeEndpoint, photo: Path, tmp_path: Path
+) -> None:
+    reply = client.edit([photo], "x")
+    endpoint.script("file", "429:60")
+    with pytest.raises(DownloadFailed, match="store limits its callers") as caught:
+        client.download(reply.images[0], tmp_path / "a.png")
+    assert (caught.value.status, len(endpoint.fetched)) == (429, 1)
+
+
+def test_an_answer_that_cannot_be_read_is_no_answer(
+    client: Client, endpoint: FakeEndpoint, photo: Path, tmp_path: Path
+) -> None:
+    reply = client.edit([photo], "x")
+    endpoint.script("file", "gzip")
+    assert client.download(reply.images[0], tmp_path / "a.png").is_file()
+    with pytest.raises(DownloadFailed, match="InvalidURL"):
+        client.download(Picture(url="http://[::bad/a.png"), tmp_path / "b.png")
 
 
 def test_one_429_holds_back_every_call_of_a_client(endpoint: FakeEndpoint) -> None:
@@ -300,6 +342,17 @@ def test_a_download_is_verified_and_whole(client: Client, photo: Path, tmp_path:
     path = client.download(reply.images[0], tmp_path / "deep" / "a.png")
     assert hashlib.sha256(path.read_bytes()).hexdigest() == reply.images[0].sha256
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o002])
+def test_the_umask_decides_who_may_read_a_result(client: Client, photo: Path, tmp_path: Path, mask: int) -> None:
+    reply = client.edit([photo], "x")
+    before = os.umask(mask)
+    try:
+        path = client.download(reply.images[0], tmp_path / "a.png")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_damage_on_the_way_is_fetched_again(client: Client, photo: Path, tmp_path: Path) -> None:

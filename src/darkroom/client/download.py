@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import uuid
 from pathlib import Path
 
 from darkroom.client.errors import ChecksumMismatch, DownloadFailed
@@ -55,15 +55,14 @@ def _bytes(protocol: Protocol, picture: Picture) -> Flow[bytes]:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside `path`, flush to the disk, then rename: a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    # Opened as any new file, so that the umask decides who may read it; mkstemp's would be private.
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with part.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; results get the same rights as any other new file.
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        os.replace(part, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise

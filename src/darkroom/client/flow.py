@@ -57,27 +57,34 @@ class NoAnswer:
     reason: str
 
 
+LEAST_PAUSE = 0.01
+"""Seconds. `Retry-After: 0` or a date of the past never makes a caller ask without end."""
+
 Flow = Generator[Call | Pause, Answer | NoAnswer | None, T]
 
 
-def exchange(call: Call, retry: Retry, gate: Gate) -> Flow[Answer]:
+def exchange(call: Call, retry: Retry, gate: Gate | None) -> Flow[Answer]:
     """Make the call until it is answered by anything but a server error or 429.
 
-    Only for calls that may be repeated: reading, cancelling, and submitting under an idempotency key.
+    A 429 shuts the gate, so that every call waits; without a gate this call waits alone. Only for calls that may be repeated: reading, cancelling, and submitting under an idempotency key.
     Raises EndpointUnreachable or RateLimited.
     """
-    failures, waited_seconds = 0, 0.0
+    failures, limits, waited_seconds = 0, 0, 0.0
     while True:
         answer = yield call
         if isinstance(answer, Answer) and answer.status == 429:
-            seconds = retry_after(answer.headers, retry.backoff(1))
+            limits += 1
+            seconds = max(LEAST_PAUSE, retry.backoff(limits), retry_after(answer.headers, 0.0))
             waited_seconds += seconds
             if waited_seconds > retry.patience_seconds:
                 raise RateLimited(
                     f"the endpoint limits its callers and asks to wait another {seconds:.0f} s",
                     retry_after_seconds=seconds,
                 )
-            gate.close(seconds)
+            if gate is None:
+                yield Pause(seconds)
+            else:
+                gate.close(seconds)
             continue
         if isinstance(answer, Answer) and answer.status < 500:
             return answer
@@ -91,7 +98,7 @@ def _pause(answer: Answer | NoAnswer | None, retry: Retry, failures: int) -> flo
     own = retry.backoff(failures)
     if not isinstance(answer, Answer):
         return own
-    return min(retry_after(answer.headers, own), retry.patience_seconds)
+    return min(max(own, retry_after(answer.headers, 0.0)), retry.patience_seconds)
 
 
 def _unreachable(answer: Answer | NoAnswer | None, tries: int) -> EndpointUnreachable:

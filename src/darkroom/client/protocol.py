@@ -16,6 +16,7 @@ from darkroom.client.errors import (
     EndpointUnreachable,
     JobFailed,
     JobLost,
+    RateLimited,
     RequestRefused,
     WaitTimeout,
 )
@@ -145,8 +146,11 @@ class Protocol:
     def fetch(self, url: str) -> Flow[bytes]:
         """The bytes behind a result's link. Raises DownloadFailed."""
         try:
-            # A gate of its own: a store's 429 says nothing about the endpoint.
-            answer = yield from exchange(Call("GET", url), self.retry, Gate())
+            # No gate: a store's 429 says nothing about the endpoint.
+            answer = yield from exchange(Call("GET", url), self.retry, None)
+        except RateLimited as error:
+            message = f"the result's store limits its callers and asks to wait {error.retry_after_seconds:.0f} s"
+            raise DownloadFailed(message, status=429) from None
         except EndpointUnreachable as error:
             message = f"the result's store does not answer: {error.message}"
             raise DownloadFailed(message, status=error.status) from None

@@ -40,7 +40,7 @@ def retry_after(headers: Mapping[str, str], fallback_seconds: float) -> float:
     value = next((v for k, v in headers.items() if k.lower() == "retry-after"), "").strip()
     if not value:
         return fallback_seconds
-    if value.replace(".", "", 1).isdigit():
+    if value.isascii() and value.replace(".", "", 1).isdigit():
         return float(value)
     try:
         moment = parsedate_to_datetime(value)

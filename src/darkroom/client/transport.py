@@ -19,10 +19,10 @@ def timeout() -> httpx.Timeout:
 
 
 def lost() -> tuple[type[Exception], ...]:
-    """What httpx raises when no answer came."""
+    """What httpx raises when no answer came, or none that can be read."""
     import httpx
 
-    return httpx.TransportError, httpx.TooManyRedirects
+    return httpx.RequestError, httpx.InvalidURL
 
 
 def headers(api_key: str | None) -> dict[str, str]:
