@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote, urlsplit
 
 import typer
 
 from darkroom.cli_options import SOME_FAILED, fail, told
+
+
+class Scaler(StrEnum):
+    """When a worker is added; the platform's two ways."""
+
+    request_count = "request_count"
+    queue_delay = "queue_delay"
+
+
+def folder_of(store: str) -> Path | None:
+    """The folder that a value of DARKROOM_STORE means, a path or a file:// URL; None for a bucket. Raises ValueError."""
+    scheme, mark, rest = store.partition("://")
+    if mark and (scheme not in ("file", "s3") or not rest.strip("/")):
+        raise ValueError("--store (DARKROOM_STORE) is a folder, a file:// URL or s3://bucket/prefix")
+    if mark and scheme == "s3":
+        return None
+    return Path(unquote(urlsplit(store).path)) if mark else Path(store)
 
 
 def endpoint(
@@ -20,9 +39,16 @@ def endpoint(
     execution_timeout: Annotated[float, typer.Option(help="Seconds a job may run unless its policy says so.")] = 600.0,
     api_key: Annotated[str | None, typer.Option(envvar="DARKROOM_API_KEY",
                                                 help="Required of clients when set.")] = None,
-    store: Annotated[Path, typer.Option(help="Folder of results, served under /files/.")] = Path("results"),
+    scaler: Annotated[Scaler, typer.Option(help="Add workers by the number of jobs or by how long they wait."
+                                           )] = Scaler.request_count,
+    scaler_value: Annotated[float, typer.Option(help="Jobs per worker, or seconds that a job may wait.")] = 1.0,
+    store: Annotated[str, typer.Option(envvar="DARKROOM_STORE",
+                                       help="Folder of results, served under /files/, or s3://bucket/prefix."
+                                       )] = "results",
     data: Annotated[Path, typer.Option(help="Folder of the queue and the workers' logs.")] = Path("results/.endpoint"),
-    public_url: Annotated[str | None, typer.Option(help="Address under which clients reach it.")] = None,
+    public_url: Annotated[str | None, typer.Option(envvar="DARKROOM_PUBLIC_URL",
+                                                   help="Address under which clients reach this endpoint; needs "
+                                                        "--api-key unless it is this machine's own.")] = None,
     handler: Annotated[Path, typer.Option(help="The worker to start.")] = Path("handler.py"),
 ) -> None:
     """Run RunPod's API v2 on this machine: queue, worker processes, playground.
@@ -36,10 +62,14 @@ def endpoint(
 
         from darkroom.local import CannotStart, EndpointConfig, serve
 
+        folder = folder_of(store)
         config = EndpointConfig(
             command=(sys.executable, str(handler.resolve())), host=host, port=port, workers_max=workers,
             workers_min=workers_min, idle_timeout_seconds=idle_timeout, public_url=public_url,
-            execution_timeout_seconds=execution_timeout, store=store, data=data,
+            execution_timeout_seconds=execution_timeout, store=folder, data=data,
+            # A bucket is the workers' own affair: their environment names its server and keys.
+            env={"DARKROOM_STORE": store} if folder is None else {},
+            scaler=scaler.value, scaler_value=scaler_value,
             api_key=SecretStr(api_key) if api_key else None,
         )
         try:

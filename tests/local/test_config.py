@@ -19,6 +19,12 @@ from darkroom.local.running import reveal
     ({"ping_timeout_seconds": 10}, "two ping intervals"),
     ({"command": ()}, "command"),
     ({"public_url": "not an address"}, "public_url"),
+    ({"public_url": "https://gpu.example.org"}, "reach gpu.example.org, so an API key is required"),
+    ({"public_url": "http://192.168.1.5:8000"}, "API key is required"),
+    ({"store": "results", "data": "results/endpoint"}, "lies in the store"),
+    ({"store": "results", "data": "results"}, "lies in the store"),
+    ({"store": ".", "data": "queue"}, "lies in the store"),
+    ({"store": ".hidden", "data": ".hidden/queue"}, "lies in the store"),
     ({"endpoint_id": "a/b"}, "endpoint_id"),
     ({"colour": "red"}, "colour"),
 ])
@@ -30,6 +36,17 @@ def test_a_setting_that_makes_no_sense_is_refused(settings: dict, sentence: str)
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.0.0.2", "::1"])
 def test_loopback_needs_no_key(host: str) -> None:
     assert EndpointConfig(command=("x",), host=host).api_key is None
+
+
+@pytest.mark.parametrize("settings", [
+    {"public_url": "http://localhost:9000"}, {"public_url": "http://[::1]:9000"},
+    {"public_url": "https://gpu.example.org", "api_key": "k"},
+    {"store": "results", "data": "results/.endpoint"}, {"store": "results", "data": "results/.a/b"},
+    {"store": "results/store", "data": "results"}, {"store": "results", "data": "results-of-old"},
+    {"store": None, "data": "results"},
+])
+def test_what_shows_nothing_to_strangers_is_fine(settings: dict) -> None:
+    EndpointConfig(command=("x",), **settings)
 
 
 def test_another_address_with_a_key_is_fine_and_the_key_stays_hidden() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AnyHttpUrl,
@@ -78,12 +79,12 @@ class EndpointConfig(BaseModel):
     """0 takes a free port."""
     endpoint_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = "local"
     api_key: SecretStr | None = None
-    """Required of clients when set; must be set unless `host` is this machine's own loopback address."""
+    """Required of clients when set; must be set unless `host` and `public_url` are this machine's own loopback."""
     public_url: str | None = None
     """The address under which clients reach this endpoint; None is host and port."""
 
     data: Path = Path("results/.endpoint")
-    """Queue and logs. One endpoint at a time may use a folder."""
+    """Queue and logs. One endpoint at a time may use a folder; inside `store` only under a name with a dot first."""
     store: Path | None = Path("results")
     """The results folder, served under /files/; None leaves DARKROOM_STORE to the environment (S3)."""
 
@@ -132,11 +133,28 @@ class EndpointConfig(BaseModel):
                 f"listening on {self.host} opens this endpoint to other machines, so an API key is required; "
                 "set one or listen on 127.0.0.1"
             )
+        public_host = urlsplit(self.public_url or "").hostname
+        if public_host is not None and not is_loopback(public_host) and self.api_key is None:
+            raise ValueError(
+                f"public_url opens this endpoint to all who reach {public_host}, so an API key is required; "
+                "set one or leave public_url out"
+            )
+        if self.store is not None and _shows(self.store, self.data):
+            raise ValueError(
+                f"the data folder {self.data} lies in the store {self.store}, whose files are served: name it outside "
+                "of the store, or with a name that starts with a dot"
+            )
         if self.workers_min > self.workers_max:
             raise ValueError(f"workers_min ({self.workers_min}) exceeds workers_max ({self.workers_max})")
         if self.ping_timeout_seconds <= 2 * self.ping_interval_seconds:
             raise ValueError("ping_timeout_seconds must exceed two ping intervals, or healthy workers are killed")
         return self
+
+
+def _shows(store: Path, data: Path) -> bool:
+    """Whether `data` could be read under /files/, which serves all of `store` but what starts with a dot."""
+    inside, root = data.resolve(), store.resolve()
+    return inside.is_relative_to(root) and not any(part.startswith(".") for part in inside.relative_to(root).parts)
 
 
 def is_loopback(host: str) -> bool:
