@@ -68,16 +68,16 @@ def _batch(
     jobs: Path, out: Path, defaults: dict[str, Any], in_flight: int, retry_failed: bool, endpoint: str,
     api_key: str | None,
 ) -> int:
-    from darkroom.client.batch import Ledger, LedgerBusy, LedgerMismatch, read_plan
+    from darkroom.client.batch import Ledger, LedgerBusy, LedgerMismatch, LedgerUnwritable, read_plan
 
     plan = read_plan(jobs, defaults)
     try:
         ledger = Ledger(out / "ledger.sqlite")
-    except LedgerBusy as error:
+    except (LedgerBusy, LedgerUnwritable) as error:
         raise fail(str(error), USAGE) from None
     try:
         return asyncio.run(_run(plan, ledger, out, in_flight, retry_failed, endpoint, api_key))
-    except LedgerMismatch as error:
+    except (LedgerMismatch, LedgerUnwritable) as error:
         raise fail(str(error), USAGE) from None
     except KeyboardInterrupt:
         raise fail("interrupted; the same command goes on from here and pays nothing twice", INTERRUPTED) from None

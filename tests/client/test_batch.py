@@ -2,9 +2,11 @@
 
 import asyncio
 import csv
+import errno
 import hashlib
 import json
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from darkroom.client import AsyncClient, EndpointUnreachable
 from darkroom.client.batch import Batch, Entry, Ledger, LedgerBusy, LedgerMismatch, Planned, Summary, read_plan
 from darkroom.client.batch.report import write_reports
 from darkroom.client.batch.sheet import write_sheet
+from darkroom.client.download import write_atomically
 from tests.client.conftest import EAGER, IMPATIENT
 from tests.client.fake_endpoint import FakeEndpoint, FakeServer, picture
 
@@ -174,6 +177,98 @@ def test_an_endpoint_that_goes_away_stops_the_batch_and_keeps_what_was_reached(
         fake._scripts.clear()
         summary, _, _ = run(path, out, fake.url)
         assert (summary.done, fake.paid) == (6, 6)
+
+
+def test_a_job_that_is_lost_again_and_again_fails_after_its_attempts(endpoint: FakeEndpoint, tmp_path: Path) -> None:
+    path, out = listed(tmp_path, ["x"]), tmp_path / "out"
+    endpoint.script("status", *["404"] * 100)
+    started = time.monotonic()
+    summary, entries, _ = run(path, out, endpoint.url)
+    assert (summary.failed, len(endpoint.jobs)) == (1, IMPATIENT.job_attempts)
+    assert time.monotonic() - started >= 2 * 0.5 * IMPATIENT.base_seconds
+    assert entries[0].error is not None
+    assert (entries[0].error["code"], entries[0].error["retryable"]) == ("JOB_LOST", True)
+
+    endpoint._scripts.clear()
+    summary, _, _ = run(path, out, endpoint.url)
+    assert (summary.done, endpoint.paid) == (1, 1)
+
+
+def test_a_lost_file_whose_bytes_came_in_the_reply_is_replayed_not_paid_again(
+    endpoint: FakeEndpoint, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "jobs.jsonl", tmp_path / "out"
+    (tmp_path / "a.png").write_bytes(picture("a"))
+    path.write_text('{"image": "a.png", "prompt": "x", "delivery": "base64"}')
+    _, (before,), _ = run(path, out, endpoint.url)
+    (out / before.files[0]["file"]).unlink()
+
+    summary, (after,), _ = run(path, out, endpoint.url)
+
+    assert (summary.done, after.key, endpoint.paid) == (1, before.key, 1)
+    assert (out / after.files[0]["file"]).read_bytes() == picture(before.key)
+
+
+@pytest.mark.parametrize("full_for", [1, 1000])
+def test_a_full_disk_never_ends_a_paid_job(
+    endpoint: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_for: int
+) -> None:
+    path, out = listed(tmp_path, ["x"]), tmp_path / "out"
+    failures = iter(range(full_for))
+
+    def write(target: Path, data: bytes) -> None:
+        if next(failures, None) is not None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_atomically(target, data)
+
+    monkeypatch.setattr("darkroom.client.download.write_atomically", write)
+    summary, (entry,), _ = run(path, out, endpoint.url)
+    assert summary.done == (full_for == 1)
+    if full_for > 1:
+        assert entry.error is not None
+        assert "No space left" in entry.error["message"]
+
+    monkeypatch.undo()
+    summary, _, _ = run(path, out, endpoint.url)
+    assert (summary.done, len(endpoint.jobs), endpoint.paid) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("pages", [1, 3])
+def test_a_web_page_instead_of_a_status_never_ends_a_paid_job(
+    endpoint: FakeEndpoint, tmp_path: Path, pages: int
+) -> None:
+    path, out = listed(tmp_path, ["x"]), tmp_path / "out"
+    endpoint.script("status", *["html"] * pages)
+    summary, _, _ = run(path, out, endpoint.url)
+    assert summary.done == (pages == 1)
+    summary, _, _ = run(path, out, endpoint.url)
+    assert (summary.done, len(endpoint.jobs), endpoint.paid) == (1, 1, 1)
+
+
+def test_a_store_that_limits_its_callers_fails_one_job_and_not_the_batch(
+    endpoint: FakeEndpoint, tmp_path: Path
+) -> None:
+    path, out = listed(tmp_path, ["x", "y", "z"]), tmp_path / "out"
+    endpoint.script("file", "429:60")
+    summary, _, _ = run(path, out, endpoint.url, in_flight=1)
+    assert (summary.done, summary.failed) == (2, 1)
+    summary, _, _ = run(path, out, endpoint.url)
+    assert (summary.done, endpoint.paid, len(endpoint.jobs)) == (3, 3, 3)
+
+
+def test_a_ledger_on_a_full_disk_stops_the_batch_with_a_sentence(endpoint: FakeEndpoint, tmp_path: Path) -> None:
+    path, out = listed(tmp_path, ["x"] * 20), tmp_path / "out"
+
+    def small_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    command = [sys.executable, "-B", "-m", "darkroom.cli", "batch", str(path), "-o", str(out), "-e", endpoint.url]
+    stopped = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=small_disk)
+    assert (stopped.returncode, "Traceback" in stopped.stderr) == (2, False), stopped.stderr
+    assert "ledger.sqlite cannot be written" in stopped.stderr
+
+    summary, _, _ = run(path, out, endpoint.url)
+    assert (summary.done, endpoint.paid) == (20, 20)
 
 
 def test_two_batches_cannot_write_to_one_folder(tmp_path: Path) -> None:

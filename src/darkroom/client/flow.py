@@ -66,7 +66,8 @@ Flow = Generator[Call | Pause, Answer | NoAnswer | None, T]
 def exchange(call: Call, retry: Retry, gate: Gate | None) -> Flow[Answer]:
     """Make the call until it is answered by anything but a server error or 429.
 
-    A 429 shuts the gate, so that every call waits; without a gate this call waits alone. Only for calls that may be repeated: reading, cancelling, and submitting under an idempotency key.
+    A 429 shuts the gate, so that every call waits; without a gate this call waits alone.
+    Only for calls that may be repeated: reading, cancelling, and submitting under an idempotency key.
     Raises EndpointUnreachable or RateLimited.
     """
     failures, limits, waited_seconds = 0, 0, 0.0

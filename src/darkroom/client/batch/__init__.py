@@ -6,7 +6,7 @@
     report.py   errors.csv and results.jsonl;  sheet.py  the contact sheet
 """
 
-from darkroom.client.batch.ledger import Entry, Ledger, LedgerBusy, LedgerMismatch
+from darkroom.client.batch.ledger import Entry, Ledger, LedgerBusy, LedgerMismatch, LedgerUnwritable
 from darkroom.client.batch.plan import PlanError, Planned, read_plan
 from darkroom.client.batch.runner import Batch, Summary
 
@@ -16,6 +16,7 @@ __all__ = [
     "Ledger",
     "LedgerBusy",
     "LedgerMismatch",
+    "LedgerUnwritable",
     "PlanError",
     "Planned",
     "Summary",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,10 @@ class LedgerBusy(RuntimeError):
     """Another batch is writing to this folder."""
 
 
+class LedgerUnwritable(RuntimeError):
+    """The ledger cannot be opened or written, a full disk for instance: the batch stops before it loses track."""
+
+
 class LedgerMismatch(RuntimeError):
     """The folder's unfinished jobs were sent to another endpoint, which cannot be asked for them here."""
 
@@ -43,7 +48,8 @@ class LedgerMismatch(RuntimeError):
 class Entry:
     """One job's line. `key` never changes, so that the endpoint knows a repeated job again.
 
-    planned → running (has `job_id`) → rendered (has `reply`) → done (has `files`); failed has `error`.
+    planned → running (has `job_id`) → rendered (has `reply`) → done (has `files`); failed has `error`,
+    whose `resume` is the state that a later run goes on from, where the job itself did not fail.
     """
 
     fingerprint: str
@@ -63,6 +69,24 @@ class Entry:
         return [self.error] if self.error else list((self.reply or {}).get("failed") or [])
 
     @property
+    def resume(self) -> State:
+        """Where a later run goes on with a job that has failed."""
+        if self.reply is not None:
+            return "rendered" if self._fetchable else "planned"
+        return "running" if (self.error or {}).get("resume") == "running" and self.job_id else "planned"
+
+    @property
+    def _fetchable(self) -> bool:
+        """Does every picture of the reply say where its bytes are? If not, its key brings the reply anew."""
+        images = (self.reply or {}).get("images") or []
+        return all(str(image.get("url") or "").startswith(("http://", "https://", "data:")) for image in images)
+
+    @property
+    def unfinished(self) -> bool:
+        """Does the endpoint hold something of this job that is not here yet?"""
+        return self.state in ("running", "rendered") or (self.state == "failed" and self.resume != "planned")
+
+    @property
     def usd(self) -> float:
         """Dollars that the reply names, 0 where it names none."""
         cost = (self.reply or {}).get("cost") or {}
@@ -70,19 +94,37 @@ class Entry:
 
 
 class Ledger:
-    """A SQLite file that one process at a time may hold. Raises LedgerBusy, ValueError for a damaged file."""
+    """A SQLite file that one process at a time may hold.
+
+    Raises LedgerBusy, LedgerUnwritable (every method may), ValueError for a damaged file.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, timeout=0.5, isolation_level=None)
+        with self._told():
+            self._db = sqlite3.connect(path, timeout=0.5, isolation_level=None)
         try:
-            self._open()
-        except sqlite3.OperationalError as error:
+            with self._told():
+                self._open()
+        except (LedgerBusy, LedgerUnwritable):
             self._db.close()
-            raise LedgerBusy(f"another batch holds {path}: {error}") from None
+            raise
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise ValueError(f"{path} is no ledger: {error}") from None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise LedgerBusy(f"another batch holds {self._path}: {error}") from None
+            raise LedgerUnwritable(
+                f"the batch stops because its ledger {self._path} cannot be written: {error}; "
+                "with that mended, the same command goes on from here and pays nothing twice"
+            ) from None
 
     def _open(self) -> None:
         # Exclusive for the life of the connection; the system lets go of it even after SIGKILL.
@@ -99,22 +141,23 @@ class Ledger:
 
         Raises LedgerMismatch where an unfinished job belongs to another endpoint.
         """
-        known = {entry.fingerprint: entry for entry in self._all()}
-        entries = []
-        self._db.execute("BEGIN")
-        for planned in plan:
-            entry = known.get(planned.fingerprint)
-            if entry is None:
-                key = planned.fields.get("idempotency_key") or new_key()
-                entry = Entry(planned.fingerprint, key, endpoint)
-                self._write(entry)
-            entries.append(entry)
-        self._db.execute("COMMIT")
+        with self._told():
+            known = {entry.fingerprint: entry for entry in self._all()}
+            entries = []
+            self._db.execute("BEGIN")
+            for planned in plan:
+                entry = known.get(planned.fingerprint)
+                if entry is None:
+                    key = planned.fields.get("idempotency_key") or new_key()
+                    entry = Entry(planned.fingerprint, key, endpoint)
+                    self._write(entry)
+                entries.append(entry)
+            self._db.execute("COMMIT")
         self._check_endpoint(entries, endpoint)
         return [entry if entry.endpoint == endpoint else replace(entry, endpoint=endpoint) for entry in entries]
 
     def _check_endpoint(self, entries: list[Entry], endpoint: str) -> None:
-        away = [entry for entry in entries if entry.state in ("running", "rendered") and entry.endpoint != endpoint]
+        away = [entry for entry in entries if entry.unfinished and entry.endpoint != endpoint]
         if away:
             raise LedgerMismatch(
                 f"{len(away)} unfinished jobs of this folder belong to {away[0].endpoint}: "
@@ -123,7 +166,8 @@ class Ledger:
 
     def record(self, entry: Entry) -> Entry:
         """Write the line down; it is on the disk when this returns."""
-        self._write(entry)
+        with self._told():
+            self._write(entry)
         return entry
 
     def close(self) -> None:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from darkroom.client.asynchronous import AsyncClient
-from darkroom.client.batch.ledger import Entry, Ledger, State
+from darkroom.client.batch.ledger import Entry, Ledger
 from darkroom.client.batch.plan import Planned
 from darkroom.client.errors import BadReply, DownloadFailed, JobFailed, JobLost, RequestRefused
 from darkroom.client.files import intact, save_pictures
@@ -66,14 +66,17 @@ class Batch:
         self._retry = retry or Retry()
         self._retry_failed = retry_failed
         self._progress = progress
+        # Both count within this run, by position: the next run starts with fresh patience.
+        self._losses: Counter[int] = Counter()
+        self._troubles: Counter[int] = Counter()
         self._listen = listen or (lambda planned, entry: None)
         self.entries = ledger.enter(plan, client.endpoint)
 
     async def run(self) -> Summary:
         """Bring every job to its end.
 
-        Raises EndpointUnreachable, Unauthorized or RateLimited: what stops one job so stops all, and the
-        ledger keeps what was reached.
+        Raises EndpointUnreachable, Unauthorized, RateLimited or LedgerUnwritable: what stops one job so stops
+        all, and the ledger keeps what was reached.
         """
         started = time.monotonic()
         waiting = self._unfinished()
@@ -97,15 +100,21 @@ class Batch:
         waiting: list[int] = []
         for index, entry in enumerate(self.entries):
             if entry.state == "done" and not intact(self._out, entry.files):
-                entry = self._keep(index, replace(entry, state="rendered"))
+                entry = self._again(index, entry)
             if entry.state == "failed" and (self._retry_failed or (entry.error or {}).get("retryable")):
-                again: State = "planned" if entry.reply is None else "rendered"
-                entry = self._keep(index, replace(entry, state=again, error=None, runs=0))
+                entry = self._again(index, entry)
             if entry.state in ("done", "failed"):
                 self._listen(self._plan[index], entry)
             else:
                 waiting.append(index)
         return deque(sorted(waiting, key=lambda index: self.entries[index].state == "planned"))
+
+    def _again(self, index: int, entry: Entry) -> Entry:
+        """From where nothing is paid twice: what the reply links to, the running job, or the same key anew."""
+        entry = replace(entry, state=entry.resume, error=None, runs=0)
+        if entry.state == "planned":
+            entry = replace(entry, job_id=None, reply=None)
+        return self._keep(index, entry)
 
     async def _lane(self, waiting: deque[int]) -> None:
         while waiting:
@@ -122,7 +131,9 @@ class Batch:
                 await self._failed(index, self.entries[index], error)
             except DownloadFailed as error:
                 await self._not_downloaded(index, self.entries[index], error)
-            except (RequestRefused, BadReply, BadJob, OSError, ValueError) as error:
+            except (BadReply, OSError) as error:
+                await self._troubled(index, self.entries[index], error)
+            except (RequestRefused, BadJob, ValueError) as error:
                 self._give_up(index, self.entries[index], _fault(error))
 
     async def _step(self, index: int, entry: Entry) -> None:
@@ -152,12 +163,25 @@ class Batch:
     async def _failed(self, index: int, entry: Entry, error: JobFailed) -> None:
         """Again under the same key where that may help; a lost job does not count as a run."""
         lost = isinstance(error, JobLost)
+        self._losses[index] += lost
         runs = entry.runs - lost
-        if error.retryable and runs < self._retry.job_attempts:
+        tries = self._losses[index] if lost else runs
+        if error.retryable and tries < self._retry.job_attempts:
             self._keep(index, replace(entry, state="planned", job_id=None, runs=runs))
-            await asyncio.sleep(0 if lost else self._retry.backoff(max(1, runs)))
+            await asyncio.sleep(self._retry.backoff(max(1, tries)))
         else:
             self._give_up(index, entry, _fault(error))
+
+    async def _troubled(self, index: int, entry: Entry, error: BadReply | OSError) -> None:
+        """A disk or an answer that is out of order says nothing about the job, which may be paid: keep its state."""
+        if isinstance(error, OSError) and entry.state == "planned":
+            self._give_up(index, entry, _fault(error))
+            return
+        self._troubles[index] += 1
+        if self._troubles[index] < self._retry.job_attempts:
+            await asyncio.sleep(self._retry.backoff(self._troubles[index]))
+        else:
+            self._give_up(index, entry, {**_fault(error), "retryable": True, "resume": entry.state})
 
     async def _not_downloaded(self, index: int, entry: Entry, error: DownloadFailed) -> None:
         """A link that has expired is made anew by submitting under the same key: the worker replays the result."""
