@@ -21,7 +21,10 @@ class Scaler(StrEnum):
 
 
 def folder_of(store: str) -> Path | None:
-    """The folder that a value of DARKROOM_STORE means, a path or a file:// URL; None for a bucket. Raises ValueError."""
+    """The folder that a value of DARKROOM_STORE means, a path or a file:// URL; None for a bucket.
+
+    Raises ValueError.
+    """
     scheme, mark, rest = store.partition("://")
     if mark and (scheme not in ("file", "s3") or not rest.strip("/")):
         raise ValueError("--store (DARKROOM_STORE) is a folder, a file:// URL or s3://bucket/prefix")

@@ -17,7 +17,7 @@ WORKERS = Path(__file__).parents[1] / "fakes" / "workers"
 QUICK = {
     # Two-core machines run these tests: everything that a person would not wait for is short.
     "port": 0, "idle_timeout_seconds": 300, "ping_interval_seconds": 1, "ping_timeout_seconds": 4,
-    "stop_grace_seconds": 3, "drain_seconds": 0,
+    "stop_grace_seconds": 6, "drain_seconds": 0,
 }
 QUICK_LIMITS = {"execution_timeout_min_seconds": 0.1, "run_bytes": 100_000, "runsync_bytes": 200_000,
                 "webhook_delay_seconds": 0.2}

@@ -54,6 +54,7 @@ def test_a_policy_is_in_milliseconds() -> None:
     ({"input": {}, "webhook": "http://["}, "'webhook'"),
     ({"input": {}, "webhook": "http://x:99999/"}, "'webhook'"),
     ({"input": {}, "webhook": 3}, "'webhook'"),
+    ({"input": {}, "webhook": "http://a/\ud800"}, "'webhook'"),
     ({"input": {}, "s3Config": "x"}, "'s3Config'"),
 ])
 def test_a_wrong_body_is_named(body: object, sentence: str) -> None:

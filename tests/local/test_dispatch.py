@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from pathlib import Path
 
@@ -111,6 +112,28 @@ async def test_a_result_that_never_came_fails_its_job(dispatch: Dispatch) -> Non
     assert (failed.status, "result never arrived" in failed.error) == ("FAILED", True)
 
 
+async def test_a_job_whose_end_cannot_be_written_keeps_its_holder(
+    dispatch: Dispatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seat = dispatch.roster.join("w")
+    dispatch.submit(new("a"))
+    await dispatch.take(seat, 1, busy=False, seconds=1)
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(dispatch.queue, "finish", _disk_is_full)
+        with pytest.raises(sqlite3.OperationalError):
+            dispatch.finish(seat, "a", DONE)
+        assert set(seat.held) == {"a"}
+        with pytest.raises(sqlite3.OperationalError):
+            await dispatch.take(seat, 1, busy=False, seconds=0.01)
+        assert set(seat.held) == {"a"}
+    await dispatch.take(seat, 1, busy=False, seconds=0.01)
+    assert dispatch.queue.get("a").status == "FAILED"
+
+
+def _disk_is_full(*_: object) -> None:
+    raise sqlite3.OperationalError("database or disk is full")
+
+
 async def test_the_end_of_a_cancelled_job_frees_its_worker(dispatch: Dispatch) -> None:
     seat = dispatch.roster.join("w")
     dispatch.submit(new("a"))
@@ -139,10 +162,14 @@ async def test_the_worker_that_asked_last_goes_first(dispatch: Dispatch) -> None
     seats = [dispatch.roster.join(name) for name in ("old", "new")]
     polls = []
     for seat in seats:
-        polls.append(asyncio.create_task(dispatch.take(seat, 1, busy=False, seconds=0.1)))
-        await asyncio.sleep(0.01)
+        polls.append(asyncio.create_task(dispatch.take(seat, 1, busy=False, seconds=60)))
+        while seat.poll is None:
+            await asyncio.sleep(0)
     dispatch.submit(new("a"))
-    assert [len(await poll) for poll in polls] == [0, 1]
+    [work] = await polls[1]
+    assert work.job.worker == "new"
+    dispatch.close()
+    assert await polls[0] == []
 
 
 async def test_closing_answers_everyone(dispatch: Dispatch) -> None:

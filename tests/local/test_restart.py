@@ -23,8 +23,8 @@ def test_a_killed_endpoint_goes_on_where_it_was(tmp_path: Path) -> None:
     group = os.getpgid(pid)
     endpoint.kill()
     api.http.close()
-    until(lambda: alive(pid), lambda lives: not lives, 5)
-    until(lambda: members(group), lambda left: not left, 5)
+    until(lambda: alive(pid), lambda lives: not lives)
+    until(lambda: members(group), lambda left: not left)
 
     endpoint = start(config)
     api = Api(endpoint.address, tmp_path)

@@ -98,7 +98,8 @@ def _webhook(value: object) -> str | None:
     try:
         parts = urlsplit(value) if isinstance(value, str) else None
         fine = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, brackets that do not close
+        str(value).encode()
+    except ValueError:  # a port that is no number, brackets that do not close, half of a surrogate pair
         fine = False
     if not fine:
         raise InvalidInput("'webhook' must be an http or https address", field="webhook")

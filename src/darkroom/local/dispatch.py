@@ -150,8 +150,9 @@ class Dispatch:
 
     def finish(self, seat: Seat, job: str, outcome: Outcome) -> bool:
         """Take a result; False if the job was no longer this worker's, and the result is void."""
-        seat.let_go(job, self.roster.now())
+        # In this order: a job whose end could not be written still has its holder, and so comes to an end.
         ended = self.queue.finish(job, seat.worker, outcome)
+        seat.let_go(job, self.roster.now())
         if ended is None:
             log.info("worker %s: result of %s came too late and was dropped", seat.worker, job)
         else:
@@ -234,8 +235,8 @@ class Dispatch:
 
     def _unanswered(self, seat: Seat, job: str, outcome: Outcome) -> None:
         """End a job that the worker may have been told to stop, in which case it has ended already."""
-        seat.let_go(job, self.roster.now())
         ended = self.queue.finish(job, seat.worker, outcome)
+        seat.let_go(job, self.roster.now())
         if ended is not None:
             log.warning("worker %s gave no result for %s", seat.worker, job)
             self._over(ended)

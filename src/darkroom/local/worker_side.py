@@ -163,4 +163,5 @@ def outcome_of(body: dict[str, Any]) -> Outcome:
     if not isinstance(error, str):
         return failure(Internal("the worker's 'error' is no string; RunPod would lose this job",
                                 details={"error": error}))
-    return Outcome("FAILED", output=output, error=error)
+    # Half of a surrogate pair is valid JSON but no text that could be stored.
+    return Outcome("FAILED", output=output, error=error.encode(errors="backslashreplace").decode())
