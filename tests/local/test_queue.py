@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from darkroom.local.job import FINAL, NewJob, Outcome
+from darkroom.local.job import FINAL, Job, NewJob, Outcome
 from darkroom.local.queue import JobQueue
 
 DONE = Outcome("COMPLETED", output='{"fine": true}')
@@ -200,13 +200,13 @@ def test_a_webhook_is_due_until_it_is_accepted_or_given_up(queue: JobQueue, cloc
     queue.take("w")
     queue.finish("a", "w", DONE)
     for _ in range(2):
-        [due] = queue.due_webhooks()
+        [due] = due_jobs(queue)
         queue.webhook_answered(due, accepted=False, attempts=3, delay=10)
         assert queue.due_webhooks() == []
         clock.now += 10
     clock.now += KEEP
     assert queue.forget() == 0, "a result is kept while its webhook is due"
-    [due] = queue.due_webhooks()
+    [due] = due_jobs(queue)
     queue.webhook_answered(due, accepted=False, attempts=3, delay=10)
     clock.now += 10
     assert queue.due_webhooks() == []
@@ -217,13 +217,32 @@ def test_a_note_on_a_webhook_of_an_earlier_end_is_void(queue: JobQueue, clock: C
     queue.submit(new("a", webhook="http://x/"))
     queue.take("w")
     queue.finish("a", "w", BAD)
-    [sent] = queue.due_webhooks()
+    [sent] = due_jobs(queue)
     queue.retry("a")
     queue.take("w")
     clock.now += 1
     queue.finish("a", "w", DONE)
     queue.webhook_answered(sent, accepted=True, attempts=3, delay=10)
-    assert [job.status for job in queue.due_webhooks()] == ["COMPLETED"]
+    assert [job.status for job in due_jobs(queue)] == ["COMPLETED"]
+
+
+def due_jobs(queue: JobQueue) -> list[Job]:
+    return [job for id in queue.due_webhooks() if (job := queue.due_webhook(id)) is not None]
+
+
+def test_every_receiver_has_its_turn_among_the_webhooks_that_are_due(queue: JobQueue, clock: Clock) -> None:
+    for number in range(20):
+        queue.submit(new(f"dead{number:02}", webhook=f"http://dead:80/{number}"))
+        clock.now += 1
+    queue.submit(new("alive", webhook="http://alive/"))
+    queue.purge()
+    assert set(queue.due_webhooks(4, 3)) == {"alive", "dead00", "dead01", "dead02"}
+    assert len(queue.due_webhooks(10, 3)) == 4
+    assert len(queue.due_webhooks(2, 3)) == 2
+    assert "alive" in queue.due_webhooks(2, 3)
+    assert queue.due_webhook("alive") is not None
+    queue.webhook_answered(queue.due_webhook("alive"), accepted=True, attempts=3, delay=10)
+    assert queue.due_webhook("alive") is None
 
 
 def test_a_queue_of_a_later_version_is_refused(tmp_path: Path) -> None:

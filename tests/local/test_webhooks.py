@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,26 @@ def test_a_cancelled_job_calls_its_webhook_too_and_a_redirect_is_not_followed(no
         until(lambda: hook.bodies, lambda bodies: len(bodies) == 2, 10)
         assert hook.bodies[0] == nobody.status(job)
         assert hook.bodies[0]["status"] == "CANCELLED"
+
+
+def test_a_receiver_that_never_answers_does_not_delay_the_others(tmp_path: Path) -> None:
+    config = config_of("moody", tmp_path, workers_max=0, limits={"webhook_timeout_seconds": 120, "queue_free": 100})
+    endpoint = start(config)
+    api = Api(endpoint.address, tmp_path)
+    try:
+        with socket.create_server(("127.0.0.1", 0), backlog=100) as deaf, receiver(200) as hook:
+            address = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
+            for _ in range(40):
+                api.run(top={"webhook": address})
+            api.http.post("/purge-queue")
+            job = api.run(top={"webhook": hook.url})
+            api.http.post(f"/cancel/{job}")
+            until(lambda: hook.bodies, len, 30)
+            assert [body["id"] for body in hook.bodies] == [job]
+            endpoint.stop()
+    finally:
+        api.http.close()
+        endpoint.kill()
 
 
 def test_a_webhook_that_was_due_at_a_kill_is_called_after_the_restart(tmp_path: Path) -> None:

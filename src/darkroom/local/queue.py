@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from darkroom.errors import Internal, TimedOut
 from darkroom.local.job import RETRYABLE, Job, NewJob, Outcome, Work, failure
@@ -83,6 +84,7 @@ class JobQueue:
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         path.chmod(0o600)
         self._db.row_factory = sqlite3.Row
+        self._db.create_function("receiver", 1, lambda webhook: urlsplit(webhook).netloc, deterministic=True)
         for pragma in ("auto_vacuum=INCREMENTAL", "journal_mode=WAL", "synchronous=NORMAL"):
             self._db.execute(f"PRAGMA {pragma}")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -229,10 +231,22 @@ class JobQueue:
 
     # -- after the end --------------------------------------------------------------------------
 
-    def due_webhooks(self) -> list[Job]:
-        """Ended jobs whose webhook must be called now."""
-        rows = self._db.execute(f"SELECT {JOB_COLUMNS} FROM jobs WHERE webhook_due <= ?", (self._clock(),))
-        return [_job(row) for row in rows.fetchall()]
+    def due_webhooks(self, limit: int = 100, per_receiver: int = 100) -> list[str]:
+        """Ids of ended jobs whose webhook must be called now, every receiver's oldest first.
+
+        At most `limit`, and at most `per_receiver` for one host and port, so that one that does not answer leaves
+        room for the others. A call under way is due until it is noted.
+        """
+        rows = self._db.execute(
+            """SELECT id FROM (
+                 SELECT id, webhook_due, ROW_NUMBER() OVER (PARTITION BY receiver(webhook) ORDER BY webhook_due, id)
+                   AS turn FROM jobs WHERE webhook_due <= ?)
+               WHERE turn <= ? ORDER BY turn, webhook_due LIMIT ?""", (self._clock(), per_receiver, limit))
+        return [row["id"] for row in rows.fetchall()]
+
+    def due_webhook(self, job: str) -> Job | None:
+        """The job as it stands now, if its webhook must be called now; its result's time may be over."""
+        return self._maybe(f"SELECT {JOB_COLUMNS} FROM jobs WHERE id = ? AND webhook_due <= ?", job, self._clock())
 
     def webhook_answered(self, job: Job, *, accepted: bool, attempts: int, delay: float) -> None:
         """Note one call. A refused one is due again after `delay` seconds, `attempts` times in all.
