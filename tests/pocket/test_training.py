@@ -21,8 +21,8 @@ from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.vae_stage import VaeRecipe, train_vae
 from darkroom.pocket.tokens import train_tokenizer
 
-VAE = VaeRecipe(steps=12, batch=4, crop=32, pool=2, photos=0.0, compiled=False)
-FLOW = FlowRecipe(steps=6, batch=8, warmup=2, compiled=False)
+VAE = VaeRecipe(steps=10, batch=4, crop=32, pool=2, photos=0.0, compiled=False)
+FLOW = FlowRecipe(steps=4, batch=8, warmup=2, compiled=False)
 
 
 def quiet(line: str) -> None:
@@ -53,10 +53,10 @@ def pairs() -> Pairs:
 
 def test_the_vae_learns_and_resumes_to_the_same_weights(tmp_path: Path) -> None:
     whole, halves = family().vae, family().vae
-    losses = train_vae(whole, VAE, tmp_path / "whole.pt", quiet, save_every=6)
+    losses = train_vae(whole, VAE, tmp_path / "whole.pt", quiet, save_every=5)
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-    train_vae(halves, VAE, tmp_path / "halves.pt", quiet, save_every=6, until_step=6)
-    train_vae(halves, VAE, tmp_path / "halves.pt", quiet, save_every=6)
+    train_vae(halves, VAE, tmp_path / "halves.pt", quiet, save_every=5, until_step=5)
+    train_vae(halves, VAE, tmp_path / "halves.pt", quiet, save_every=5)
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), halves.parameters(), strict=True))
     assert whole.config.latents_std == halves.config.latents_std != [1.0] * 16
 
@@ -80,8 +80,8 @@ def test_flow_learns_and_resumes_to_the_same_weights(tmp_path: Path, pairs: Pair
             )
         return pipeline, losses
 
-    whole, losses = run("whole.pt", 6)
-    halves, _ = run("halves.pt", 3, 6)
+    whole, losses = run("whole.pt", 4)
+    halves, _ = run("halves.pt", 2, 4)
     assert losses[-1] < losses[0]
     for one, other in (
         (whole.transformer, halves.transformer),

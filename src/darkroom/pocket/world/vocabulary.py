@@ -1,0 +1,15 @@
+"""The words of the pocket world: what a family that was taught some kinds of edit can have understood."""
+
+import re
+from collections.abc import Collection
+
+from darkroom.pocket.world.colours import NAMES
+from darkroom.pocket.world.phrases import PHRASES
+from darkroom.pocket.world.shapes import SHAPES
+
+
+def words(kinds: Collection[str]) -> list[str]:
+    """Every word of the phrasings of `kinds`, with the names of shapes and colours; sorted, lower case."""
+    said = " ".join(phrase for kind in kinds for phrase in PHRASES[kind])
+    plain = re.sub(r"\{\w+\}", " ", said)
+    return sorted({*re.findall(r"[a-z]+", plain.lower()), *NAMES, *SHAPES})
