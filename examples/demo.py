@@ -12,13 +12,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from darkroom.client import Client, JobStatus
-from darkroom.local import EndpointConfig, running
+from darkroom.client import Client, ClientError, JobStatus
+from darkroom.local import CannotStart, EndpointConfig, running
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path("results/demo")
 HEIGHT = 256
 GAP = 12
+PATIENCE_SECONDS = 300.0
+"""For one edit, the start of the worker included; it takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,26 @@ class Show:
 
 SHOWS = (
     Show(ROOT / "examples" / "photo.jpg", "make it black and white"),
-    Show(ROOT / "examples" / "scene.png", "make the square green"),
+    Show(ROOT / "examples" / "scene.png", "invert the colors"),
 )
 
 
+class NoWorker(Exception):
+    """The worker ends before it takes a job, and the next one would too; says why."""
+
+
 def main() -> None:
-    """Start an endpoint, edit, and leave results/demo/before_after.png."""
+    """Start an endpoint, edit, and leave results/demo/before_after.png; or say what is wrong and exit with 1."""
+    try:
+        demo(ROOT / "handler.py")
+    except (NoWorker, CannotStart, ClientError) as error:
+        sys.exit(f"\nthe demo ends here: {error}\nThe worker's log is in {OUT / '.endpoint' / 'logs'}")
+
+
+def demo(handler: Path) -> None:
+    """The whole demo with this worker. Raises NoWorker, CannotStart, ClientError."""
     config = EndpointConfig(
-        command=(sys.executable, str(ROOT / "handler.py")),
+        command=(sys.executable, str(handler)),
         env={"DARKROOM_PROFILE": "pocket", "DARKROOM_PROGRESS_SECONDS": "0.1"},
         data=OUT / ".endpoint",
         store=OUT / "store",
@@ -55,7 +69,7 @@ def main() -> None:
 def edited(client: Client, show: Show) -> Path:
     """Submit, follow the steps, download, tell the timings."""
     print(f"\n{show.source.name}: “{show.prompt}”")
-    reply = client.edit([show.source], show.prompt, seed=show.seed, progress=follow)
+    reply = client.edit([show.source], show.prompt, seed=show.seed, progress=follow, timeout_seconds=PATIENCE_SECONDS)
     path = client.download(reply.images[0], OUT / f"{show.source.stem}.png")
     phases = {name.removesuffix("_ms"): ms for name, ms in reply.timings.items() if name.endswith("_ms")}
     print("\r  " + ", ".join(f"{name} {ms / 1000:.2f} s" for name, ms in phases.items()))
@@ -66,7 +80,9 @@ def edited(client: Client, show: Show) -> Path:
 
 
 def follow(status: JobStatus) -> None:
-    """The step the worker is at, on one line."""
+    """The step the worker is at, on one line. Raises NoWorker where no worker takes the job."""
+    if status.problem:
+        raise NoWorker(f"no worker takes the job: {status.problem}")
     progress = status.output if isinstance(status.output, dict) else {}
     said = f"{progress['stage']} {progress['done']}/{progress['total']}" if "stage" in progress else status.status
     print(f"\r  {said:<40}", end="", flush=True)

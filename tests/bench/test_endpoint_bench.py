@@ -24,7 +24,7 @@ from darkroom.bench.plots import shares, write_plots
 from darkroom.bench.prices import price_of, prices
 from darkroom.bench.report import Setup, markdown, part, spread, summarise
 from darkroom.cli import app
-from darkroom.client import AsyncClient, ClientError
+from darkroom.client import AsyncClient, ClientError, Polling
 from tests.client.fake_endpoint import FakeEndpoint, FakeServer
 
 SETUP = Setup("somewhere", "abc123", {"cpu": "x", "cores": 2, "memory_gib": 8.0, "python": "3.11"}, {"warm": 2})
@@ -167,6 +167,26 @@ def test_an_endpoint_that_others_keep_busy_is_said_to_be(server: FakeServer, mon
     busy.health = {"jobs": {"inProgress": 1}, "workers": {"running": 1}}
     with server.serving(busy) as fake, pytest.raises(ClientError, match="other jobs"):
         asyncio.run(wait(fake))
+
+
+def test_a_job_that_no_worker_takes_ends_the_run_with_a_sentence(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(latency, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(latency, "POLLING", Polling(least_seconds=0.01, most_seconds=0.02, doubt_seconds=0.0))
+
+    async def job(fake: FakeEndpoint) -> None:
+        async with AsyncClient(fake.url, polling=latency.POLLING) as client:
+            await latency.timed(client, "cold", {"type": "image_edit", "prompt": "x"})
+
+    endpoint = FakeEndpoint()
+    endpoint.stuck = True
+    endpoint.health = {"jobs": {}, "workers": {"unhealthy": 1}, "problem": "the weights are damaged"}
+    with server.serving(endpoint) as fake:
+        with pytest.raises(ClientError, match=r"a cold job was not done after 0\.5 s: the weights are damaged"):
+            asyncio.run(job(fake))
+        assert fake.calls["cancel"] == 1
+    assert capsys.readouterr().err == "no worker takes the job: the weights are damaged\n"
 
 
 def test_a_run_against_a_remote_endpoint_writes_everything_and_compares(

@@ -7,19 +7,22 @@ job before. Every job edits a picture of its own, so that no cache of encodings 
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from darkroom.client import AsyncClient, ClientError, EditReply, JobFailed, Polling
+from darkroom.client import AsyncClient, ClientError, EditReply, JobFailed, JobStatus, Polling, WaitTimeout
 
 POLLING = Polling(least_seconds=0.02, most_seconds=0.1, share=0.02)
 """The wall clock is at most this much too long: 20 ms, or 2 % of a longer job."""
 BUSY_SECONDS = 60.0
 WARM_UP_ROUNDS = 20
 WARM_UP_PAUSE_SECONDS = 0.5
+PATIENCE_SECONDS = 1_800.0
+"""A job that is not done by then never will be: twice the time that a worker of ours may take to boot."""
 
 Kind = Literal["cold", "warm"]
 Request = Callable[[int], Mapping[str, Any]]
@@ -52,13 +55,35 @@ class Warm:
     seconds: float
 
 
+class Worries:
+    """Progress of one job that says on stderr, once each, why no worker takes it."""
+
+    def __init__(self) -> None:
+        self.last = ""
+
+    def __call__(self, status: JobStatus) -> None:
+        """Tell a problem that is new."""
+        if status.problem and status.problem != self.last:
+            self.last = status.problem
+            print(f"no worker takes the job: {status.problem}", file=sys.stderr, flush=True)
+
+
 async def timed(client: AsyncClient, kind: Kind, job_input: Mapping[str, Any]) -> Sample:
-    """One job from submission to reply. A job that fails is a sample with an error, not an exception."""
+    """One job from submission to reply. A job that fails is a sample with an error, not an exception.
+
+    Raises ClientError for a job that is not done after PATIENCE_SECONDS, and takes it back.
+    """
     started = time.perf_counter()
+    worries = Worries()
     try:
-        reply = EditReply.model_validate((await client.run(job_input)).model_dump())
+        done = await client.run(job_input, progress=worries, timeout_seconds=PATIENCE_SECONDS)
+        reply = EditReply.model_validate(done.model_dump())
     except JobFailed as error:
         return Sample(kind, 1000 * (time.perf_counter() - started), error=error.code)
+    except WaitTimeout as error:
+        await client.cancel(error.job_id)
+        why = f": {worries.last}" if worries.last else ""
+        raise ClientError(f"a {kind} job was not done after {PATIENCE_SECONDS:g} s{why}") from None
     wall_ms = 1000 * (time.perf_counter() - started)
     timings = {name: float(value) for name, value in reply.timings.items()
                if name.endswith("_ms") and isinstance(value, int | float)}
