@@ -139,7 +139,7 @@ def test_checksums_name_the_damaged_file(family: Path, tmp_path: Path) -> None:
     folder = copied(family, tmp_path / "listed")
     file = next((folder / "vae").glob("*.safetensors"))
     name = str(file.relative_to(folder))
-    listing = {"files": {name: dict(weights.fingerprint(folder / "vae"))[file.name]}}
+    listing = {"version": weights.CHECKSUMS_VERSION, "files": {name: weights.sha256(file)}}
     (folder / weights.CHECKSUMS).write_text(str(listing).replace("'", '"'))
     weights.verify(folder)
     file.write_bytes(file.read_bytes()[:-1] + b"x")
@@ -294,3 +294,13 @@ def test_a_folder_outside_the_hub_keeps_its_place_to_itself(tmp_path: Path) -> N
 
     assert public_id(ModelSpec(str(tmp_path / "deep" / "inside" / "model"))) == "inside/model"
     assert public_id(ModelSpec("Qwen/Qwen-Image")) == "Qwen/Qwen-Image"
+
+
+@pytest.mark.parametrize("listing", ["{", "[]", '{"version": 0, "files": {}}'])
+def test_a_list_of_checksums_that_is_damaged_or_of_another_version_is_named(
+    family: Path, tmp_path: Path, listing: str
+) -> None:
+    folder = copied(family, tmp_path / "old")
+    (folder / weights.CHECKSUMS).write_text(listing)
+    with pytest.raises(ModelNotReady, match=r"checksums\.json"):
+        weights.verify(folder)

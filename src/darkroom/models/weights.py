@@ -11,6 +11,9 @@ from darkroom.errors import ModelNotReady
 from darkroom.models.specs import ModelSpec
 
 CHECKSUMS = "checksums.json"
+# Raised whenever the miniature's classes or tokenizer change, so that older files are not taken for new ones.
+CHECKSUMS_VERSION = 1
+_REBUILD = "restore it from the repository, or build the family anew with `darkroom pocket train`"
 VOCABULARY = "vocabulary.json"
 
 
@@ -33,17 +36,24 @@ def locate(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
 def verify(folder: Path) -> None:
     """Check every file that `checksums.json` lists; checkpoints without that file are taken as they are.
 
-    Raises ModelNotReady naming the first file that is missing or damaged.
+    Raises ModelNotReady that names the first file that is missing, damaged or of another version, and the way out.
     """
     listing = folder / CHECKSUMS
     if not listing.is_file():
         return
-    for name, expected in json.loads(listing.read_text())["files"].items():
+    try:
+        content = json.loads(listing.read_text())
+        version, files = content["version"], dict(content["files"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelNotReady(f"{folder.name}/{CHECKSUMS} is damaged; {_REBUILD}") from error
+    if version != CHECKSUMS_VERSION:
+        raise ModelNotReady(f"{folder.name}/{CHECKSUMS} is of version {version}, not {CHECKSUMS_VERSION}; {_REBUILD}")
+    for name, expected in files.items():
         path = folder / name
         if not path.is_file():
-            raise ModelNotReady(f"weight file {name} is missing; restore it or run `darkroom pocket train`")
-        if _sha256(path) != expected:
-            raise ModelNotReady(f"weight file {name} is damaged; restore it or run `darkroom pocket train`")
+            raise ModelNotReady(f"{folder.name}/{name} is missing; {_REBUILD}")
+        if sha256(path) != expected:
+            raise ModelNotReady(f"{folder.name}/{name} is damaged; {_REBUILD}")
 
 
 def vocabulary(folder: Path) -> frozenset[str] | None:
@@ -69,10 +79,11 @@ def size_bytes(folder: Path) -> int:
 def _content(path: Path) -> str:
     target = path.resolve()
     is_blob = target.parent.name == "blobs" and len(target.name) == 64
-    return target.name if is_blob else _sha256(target)
+    return target.name if is_blob else sha256(target)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The hex digest of a file, kept as long as its size and time stay the same."""
     stat = path.stat()
     return _hashed(path, stat.st_size, stat.st_mtime_ns)
 

@@ -28,7 +28,7 @@ def is_right(edit: Edit, result: Pixels) -> bool:
     """Whether `result`, [H, W, 3] in [0, 1], is what `edit` asked for."""
     if edit.kind in TONES:
         return _has_tone(edit, result)
-    if leak(edit, result) > LEAK:
+    if leak(edit, result) > LEAK or not _others_kept(edit, result):
         return False
     if edit.kind == "recolour":
         return _has_colour(edit, result)
@@ -40,14 +40,27 @@ def is_right(edit: Edit, result: Pixels) -> bool:
 
 
 def leak(edit: Edit, result: Pixels) -> float:
-    """Mean absolute difference from the source where the edit may change nothing; 0 where it may change all.
+    """Mean absolute difference from the source where the edit may change nothing.
 
-    An added shape may stand anywhere free: there, the difference from the nearer of source and what was added counts
-    as `_is_added` judges it, and this is 0.
+    0 for kinds that are judged otherwise: an added shape may stand anywhere free, and all that a new background
+    leaves alone are the shapes, whose colours and forms `_others_kept` looks at one by one.
     """
-    if edit.mask.all() or edit.kind == "add":
+    if edit.kind in ("add", "background"):
         return 0.0
     return float(np.abs(result - edit.source)[~edit.mask].mean())
+
+
+def _others_kept(edit: Edit, result: Pixels) -> bool:
+    """Every shape that was not meant still has its colour and its form."""
+    assert edit.scene is not None
+    return all(_is_there(edit, result, item) for item in edit.scene.items if item != edit.after)
+
+
+def _is_there(edit: Edit, result: Pixels, item: Item) -> bool:
+    assert edit.scene is not None
+    mask = edit.scene.mask(item)
+    same_colour = nearest(np.median(result[_shrunk(mask > 0.99)], axis=0)) == item.colour
+    return same_colour and overlap(_ink(edit, result, item), mask > 0.5) >= OVERLAP
 
 
 def _has_tone(edit: Edit, result: Pixels) -> bool:
@@ -108,7 +121,11 @@ def _ink(edit: Edit, result: Pixels, item: Item) -> Mask:
     assert edit.scene is not None
     to_colour = np.linalg.norm(result - rgb(item.colour), axis=-1)
     to_ground = np.linalg.norm(result - edit.scene.ground, axis=-1)
-    others = [edit.scene.mask(other) > 0 for other in edit.scene.items if other != item]
+    # What an edit added may stand elsewhere than in the example; it is judged by itself.
+    shapes = [other for other in edit.scene.items if other != item]
+    others = [edit.scene.mask(other) > 0 for other in shapes]
+    if edit.kind == "add" and item != edit.after:
+        others.append(np.abs(result - edit.source).mean(axis=-1) > 0.12)
     elsewhere = _grown(np.any(others, axis=0), 1) if others else np.zeros_like(edit.mask)
     return np.asarray((to_colour < to_ground) & ~elsewhere)
 
