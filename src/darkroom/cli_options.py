@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from darkroom.client.address import RUNPOD_BASE, endpoint_url
 from darkroom.client.errors import (
@@ -69,8 +70,18 @@ def told() -> Iterator[None]:
         raise fail(error.message, SOME_FAILED) from None
     except ModelNotReady as error:
         raise fail(error.message, SOME_FAILED) from None
+    except ValidationError as error:
+        raise fail(_first_fault(error), USAGE) from None
     except (BadJob, ValueError, OSError) as error:
         raise fail(str(error), USAGE) from None
+
+
+def _first_fault(error: ValidationError) -> str:
+    """'port: input should be less than …': never the values, which may be keys, nor pydantic's links."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{field}: {message[:1].lower()}{message[1:]}" if field else message
 
 
 def _advice(error: ClientError) -> str:

@@ -3,7 +3,8 @@
 Scripted faults go by route: `endpoint.script("run", "429:0.2", "500", "lost")` makes the next three calls
 of /run go wrong in that order. A job misbehaves by its prompt: `fail CODE`, `crash`, `flaky 2` (fails
 twice, then works), `forgotten` (unknown once submitted), `damaged` (wrong bytes once), `wrong` (wrong
-bytes always), `expired` (its first link answers 404), `slow 3` (seconds).
+bytes always), `expired` (its first link answers 404), `slow 3` (seconds), `steps 4` (tells each step twice, at the
+pace of who asks). `most_jobs` keeps the jobs after so many queued until it is raised.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class FakeEndpoint:
         self.fetched: list[float] = []
         self.busiest = 0
         self.stuck = False
+        self.most_jobs: int | None = None
         self.failed_prompts: list[dict[str, Any]] = []
         self.cold = True
         self.health: dict[str, Any] = {"jobs": {"completed": 0, "inQueue": 0}, "workers": {"idle": 0, "new": 1}}
@@ -73,6 +75,11 @@ class FakeEndpoint:
     def paid(self) -> int:
         """Jobs that a GPU worked on."""
         return sum(self.charges.values())
+
+    @property
+    def waiting(self) -> int:
+        """Jobs beyond `most_jobs` that have been asked for: their caller has the answer to /run."""
+        return sum("asked" in job for job in list(self.jobs.values())[self.most_jobs :])
 
     # -- jobs -----------------------------------------------------------------------------------
 
@@ -122,6 +129,12 @@ class FakeEndpoint:
             return {**common, "status": "CANCELLED"}
         if self.stuck:
             return {"id": job_id, "status": "IN_QUEUE"}
+        job["asked"] = job.get("asked", 0) + 1
+        if self.most_jobs is not None and int(job_id.partition("-")[2]) > self.most_jobs:
+            return {"id": job_id, "status": "IN_QUEUE"}
+        word, _, total = str(job["input"].get("prompt", "")).partition(" ")
+        if word == "steps" and (step := (job["asked"] - 1) // 2) < int(total):
+            return {**common, "status": "IN_PROGRESS", "output": {"stage": "denoise", "done": step, "total": 4}}
         if not self._finished(job):
             done = (time.monotonic() - self._started_by_key[job["key"]]) / self._seconds(job)
             step = int(4 * done)

@@ -342,39 +342,59 @@ def start(path: Path, out: Path, url: str, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.005)
 
 
+def test_a_batch_killed_while_it_submits_repeats_at_most_what_was_in_flight(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    path, out = listed(tmp_path, ["x"] * 20), tmp_path / "out"
+    with server.serving(FakeEndpoint()) as fake:
+        for sent in (4, 10):
+            running = start(path, out, fake.url)
+            until(lambda sent=sent: len(fake.jobs) >= sent)  # type: ignore[misc]
+            running.kill()
+            running.communicate(timeout=60)
+        said, told = start(path, out, fake.url).communicate(timeout=60)
+        assert said.startswith("20 of 20 done, 0 failed"), told
+        assert (fake.paid, len(fake.charges)) == (20, 20)
+        assert len(fake.jobs) <= 20 + 2 * 3
+
+
 def test_a_batch_of_20_interrupted_twice_ends_with_20_results_and_20_charges(
     server: FakeServer, tmp_path: Path
 ) -> None:
     path, out = listed(tmp_path, ["x"] * 20), tmp_path / "out"
-    with server.serving(FakeEndpoint(job_seconds=0.15)) as fake:
+    with server.serving(FakeEndpoint(job_seconds=0.02)) as fake:
+        fake.most_jobs = 5
         first = start(path, out, fake.url)
-        until(lambda: len(fake.jobs) >= 5)
+        until(lambda: fake.waiting == 3)
         first.send_signal(signal.SIGINT)
-        _, told = first.communicate(timeout=20)
+        _, told = first.communicate(timeout=60)
         assert first.returncode == 130
         assert "goes on from here" in told
         assert (out / "contact-sheet.html").is_file()
 
-        sent = len(fake.jobs)
+        fake.most_jobs = 11
         second = start(path, out, fake.url)
-        until(lambda: len(fake.jobs) >= sent + 6)
+        until(lambda: fake.waiting == 3)
         second.kill()
-        second.communicate(timeout=20)
+        second.communicate(timeout=60)
         assert second.returncode == -signal.SIGKILL
 
+        fake.most_jobs = None
         last = start(path, out, fake.url)
-        said, told = last.communicate(timeout=30)
+        said, told = last.communicate(timeout=60)
         assert last.returncode == 0, told
         assert said.startswith("20 of 20 done, 0 failed")
         assert fake.paid == 20
         assert set(fake.charges.values()) == {1}
+        # Both times every job in flight had been asked for, so that no answer to /run was lost: none is sent twice.
+        assert len(fake.jobs) == 20
 
     ledger = Ledger(out / "ledger.sqlite")
     entries = ledger.enter(read_plan(path, {}), fake.url)

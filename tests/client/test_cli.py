@@ -88,10 +88,9 @@ def test_without_a_name_no_file_is_overwritten_and_with_one_it_is(shop: FakeEndp
 
 
 def test_watching_tells_every_step_once_on_stderr(shop: FakeEndpoint) -> None:
-    _, out, err = run("edit", "photo.png", "-p", "slow 0.6", "--watch")
+    _, out, err = run("edit", "photo.png", "-p", "steps 4", "--watch")
     steps = [line for line in err.splitlines() if line.startswith("denoise")]
-    assert steps == sorted(set(steps))
-    assert len(steps) >= 2
+    assert steps == ["denoise 0/4", "denoise 1/4", "denoise 2/4", "denoise 3/4"]
     assert "denoise 1/4" not in out
 
 
@@ -125,6 +124,17 @@ def test_an_interrupted_edit_takes_its_job_back(shop: FakeEndpoint) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, shop.jobs["job-1"].get("cancelled")) == (130, True)
+    assert "cancelled job job-1" in err
+
+
+def test_an_edit_interrupted_before_its_first_status_takes_its_job_back(shop: FakeEndpoint) -> None:
+    shop.script("status", *["503"] * 3)
+    command = [sys.executable, "-m", "darkroom.cli", "edit", "photo.png", "-p", "slow 300"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until(lambda: shop.calls["status"] >= 1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, shop.jobs["job-1"].get("cancelled")) == (130, True), err
     assert "cancelled job job-1" in err
 
 
@@ -176,3 +186,18 @@ def test_the_endpoint_says_why_it_cannot_start(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "handler.py").write_text("")
     code, _, err = run("endpoint", "--host", "0.0.0.0")
     assert (code, "API key is required" in err) == (2, True)
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    (["--host", "0.0.0.0", "--port", "8000"], "API key is required"),
+    (["--workers", "-1"], "workers_max: input should be greater than"),
+])
+def test_a_setting_that_cannot_be_is_one_sentence(
+    options: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "handler.py").write_text("")
+    code, _, err = run("endpoint", *options)
+    assert (code, told in err) == (2, True), err
+    assert not [word for word in ("input_value", "pydantic", "https://", "validation error") if word in err], err
+    assert len(err.splitlines()) == 1

@@ -1,9 +1,12 @@
 """The commands against the real local endpoint and the unmodified SDK; the documents' own commands among them."""
 
 import contextlib
+import hashlib
+import json
 import re
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +40,8 @@ def local(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         yield f"{address}/v2/local"
 
 
-def charges(store: Path) -> list[str]:
-    path = store / "charges.txt"
+def charges(store: Path, name: str = "charges.txt") -> list[str]:
+    path = store / name
     return path.read_text().split() if path.is_file() else []
 
 
@@ -67,6 +70,30 @@ def test_a_batch_on_the_real_endpoint_survives_kill_and_pays_once(local: str, st
     paid = charges(store)[before:]
     assert len(paid) == len(set(paid)) == 4
     assert Page(out / "contact-sheet.html").cards == 4
+
+
+def test_20_edits_on_the_real_endpoint_interrupted_twice_are_20_results_and_20_runs(
+    local: str, store: Path, tmp_path: Path
+) -> None:
+    path, out = listed(tmp_path, ["x"] * 20), tmp_path / "out"
+    before = len(charges(store, "runs.txt"))
+    for count, sign in ((3, signal.SIGINT), (9, signal.SIGKILL)):
+        stopped = start(path, out, local)
+        until(lambda count=count: len(charges(store, "runs.txt")) >= before + count)  # type: ignore[misc]
+        stopped.send_signal(sign)
+        _, told = stopped.communicate(timeout=60)
+        assert stopped.returncode == (130 if sign == signal.SIGINT else -sign), told
+
+    said, told = start(path, out, local).communicate(timeout=120)
+
+    assert said.startswith("20 of 20 done, 0 failed"), told
+    runs = charges(store, "runs.txt")[before:]
+    assert len(runs) == len(set(runs)) == 20
+    results = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert len({result["files"][0]["file"] for result in results}) == 20
+    for result in results:
+        data = (out / result["files"][0]["file"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == result["files"][0]["sha256"]
 
 
 # -- documents ----------------------------------------------------------------------------------

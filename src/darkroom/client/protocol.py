@@ -83,12 +83,18 @@ class Protocol:
             raise _lost(job_id, retryable=True)
         return read(JobStatus, content(answer))
 
-    def wait(self, job_id: str, progress: Progress | None, timeout_seconds: float | None) -> Flow[JobStatus]:
-        """Ask until the job ends. `progress` hears of every change.
+    def wait(
+        self,
+        job_id: str,
+        progress: Progress | None,
+        timeout_seconds: float | None,
+        told: JobStatus | None = None,
+    ) -> Flow[JobStatus]:
+        """Ask until the job ends. `progress` hears of every change, the first one being other than `told`.
 
         Raises JobFailed or one of its children, or WaitTimeout.
         """
-        started, told = time.monotonic(), None
+        started = time.monotonic()
         state, since, asked = "", started, started
         problem: str | None = None
         while True:
@@ -119,12 +125,18 @@ class Protocol:
         progress: Progress | None,
         timeout_seconds: float | None,
     ) -> Flow[tuple[JobHandle, JobStatus]]:
-        """Submit and wait; a job that failed but may succeed is submitted again under the same key."""
+        """Submit and wait; a job that failed but may succeed is submitted again under the same key.
+
+        `progress` hears of each submission at once: whoever stops waiting has the id to cancel.
+        """
         keyed = {**job_input, "idempotency_key": job_input.get("idempotency_key") or new_key()}
         for attempt in range(1, self.retry.job_attempts + 1):
             handle = yield from self.submit(keyed, envelope)
+            accepted = JobStatus(id=handle.id, status="IN_QUEUE")
+            if progress is not None:
+                progress(accepted)
             try:
-                return handle, (yield from self.wait(handle.id, progress, timeout_seconds))
+                return handle, (yield from self.wait(handle.id, progress, timeout_seconds, accepted))
             except JobFailed as error:
                 if not error.retryable or attempt == self.retry.job_attempts:
                     raise

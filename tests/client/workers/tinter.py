@@ -1,6 +1,7 @@
 """Answers image_edit as Darkroom's worker does, without a model: the picture's colours are turned round.
 
-Keeps one line per paid job in charges.txt of the store, and replays a result whose key it has stored.
+Keeps one line in runs.txt of the store for each job that it begins to work on, one in charges.txt for each that
+it has finished, and replays a result whose key it has stored.
 """
 
 import asyncio
@@ -27,6 +28,8 @@ async def handler(job):
     record = STORE / f"key-{key}.json"
     if record.is_file():
         return json.loads(record.read_text())
+    with (STORE / "runs.txt").open("a") as runs:
+        runs.write(f"{key}\n")
     for step in range(4):
         runpod.serverless.progress_update(job, {"stage": "denoise", "done": step, "total": 4})
         await asyncio.sleep(0.02)
