@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import QwenImageEditPlusPipeline
 
-from darkroom.pocket.family import assemble
+from darkroom.pocket.family import assemble, build
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.flow_stage import FlowRecipe, noise_levels, train_flow
 from darkroom.pocket.stages.free_cores import FreeCores
@@ -20,6 +20,7 @@ from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.vae_stage import VaeRecipe, train_vae
 from darkroom.pocket.tokens import train_tokenizer
+from darkroom.pocket.train import Recipe, export, train
 
 VAE = VaeRecipe(steps=10, batch=4, crop=32, pool=2, photos=0.0, compiled=False)
 FLOW = FlowRecipe(steps=4, batch=8, warmup=2, compiled=False)
@@ -156,3 +157,14 @@ def test_balancing_leaves_out_and_repeats(pairs: Pairs) -> None:
     twice = balanced(pairs, {"inverted": 2, "sepia": 5})
     assert len(twice) == 2 * len(pairs)
     assert torch.equal(twice.source[::2], twice.source[1::2])
+
+
+def test_training_goes_on_from_a_finished_family(tmp_path: Path) -> None:
+    begun = build(tmp_path / "begun", seed=5)
+    recipe = Recipe(flow=replace(FLOW, steps=1, batch=2), shards=1, edits_per_shard=4, times={})
+    further = train(tmp_path / "work", recipe, quiet, threads=torch.get_num_threads(), begin_with=begun)
+    old, new = (QwenImageEditPlusPipeline.from_pretrained(folder) for folder in (begun, further))
+    assert all(torch.equal(a, b) for a, b in zip(old.vae.parameters(), new.vae.parameters(), strict=True))
+    assert not torch.equal(old.transformer.img_in.weight, new.transformer.img_in.weight)
+    exported = QwenImageEditPlusPipeline.from_pretrained(export(tmp_path / "work"))
+    assert torch.equal(exported.transformer.img_in.weight, new.transformer.img_in.weight)
