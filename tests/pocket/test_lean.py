@@ -7,12 +7,12 @@ import pytest
 import torch
 from diffusers import QwenImageEditPlusPipeline
 
+from darkroom.models.single_frame import absorb, single_frame
 from darkroom.pocket.family import assemble
 from darkroom.pocket.stages.lean_transformer import prepare, restore, rotary, velocity
 from darkroom.pocket.stages.pairs import encode, pack, prompt_ids
 from darkroom.pocket.stages.prompts import PREFIX_LENGTH, embed, positions
 from darkroom.pocket.stages.sight_stage import see
-from darkroom.pocket.stages.single_frame import absorb, single_frame
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX
 from darkroom.pocket.world.scenes import draw_scene
@@ -40,7 +40,7 @@ def test_the_lean_transformer_equals_diffusers_own_before_and_after(family: Qwen
 
     expected = theirs()
     prepare(model)
-    lean = velocity(model, noisy, reference, words, sigma, rotary(model, [(8, 8)] * 2, 9))
+    lean, _ = velocity(model, noisy, reference, words, sigma, rotary(model, [(8, 8)] * 2, 9))
     restore(model)
     torch.testing.assert_close(lean, expected, atol=1e-5, rtol=1e-4)
     assert torch.equal(theirs(), expected)
@@ -71,7 +71,7 @@ def test_prompts_in_training_equal_the_whole_encoder_with_three_dimensional_posi
     image = draw_scene(np.random.default_rng(0)).render()
     instruction = "make the circle red"
     ids = torch.tensor(prompt_ids(family.tokenizer, instruction))
-    places = positions(family.text_encoder, ids)
+    places = positions(family.text_encoder, ids, [(4, 4)])
     ours = embed(family.text_encoder, ids[None], see(family.text_encoder, family.processor, [image]), places)
     picture = torch.from_numpy(np.round(image * 255).astype(np.uint8)).permute(2, 0, 1)
     prompt = f"{EDIT_PREFIX}Picture 1: <|vision_start|><|image_pad|><|vision_end|>{instruction}{EDIT_SUFFIX}"

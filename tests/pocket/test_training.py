@@ -73,11 +73,17 @@ def test_flow_learns_and_resumes_to_the_same_weights(tmp_path: Path, pairs: Pair
     def run(name: str, *stops: int) -> tuple[QwenImageEditPlusPipeline, list[float]]:
         pipeline = family()
         start_transformer(pipeline.transformer)
-        blank = prompt_ids(pipeline.tokenizer, " ")
         losses: list[float] = []
         for stop in stops:
             losses += train_flow(
-                pipeline.transformer, pipeline.text_encoder, pairs, blank, FLOW, tmp_path / name, quiet, until_step=stop
+                pipeline.transformer,
+                pipeline.text_encoder,
+                [pairs],
+                pipeline.tokenizer,
+                FLOW,
+                tmp_path / name,
+                quiet,
+                until_step=stop,
             )
         return pipeline, losses
 
@@ -145,9 +151,10 @@ def test_another_recipe_takes_other_batches(tmp_path: Path, pairs: Pairs) -> Non
         pipeline = family()
         start_transformer(pipeline.transformer)
         recipe = replace(FLOW, seed=seed, steps=1)
-        blank = prompt_ids(pipeline.tokenizer, " ")
         path = tmp_path / f"{seed}.pt"
-        return train_flow(pipeline.transformer, pipeline.text_encoder, pairs, blank, recipe, path, quiet)[0]
+        return train_flow(
+            pipeline.transformer, pipeline.text_encoder, [pairs], pipeline.tokenizer, recipe, path, quiet
+        )[0]
 
     assert first_loss(0) != first_loss(1)
 

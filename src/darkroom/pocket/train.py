@@ -13,7 +13,7 @@ from darkroom.pocket.family import assemble, save
 from darkroom.pocket.shipped import EDIT, TAUGHT, install
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.flow_stage import FlowRecipe, train_flow
-from darkroom.pocket.stages.pairs import Pairs, balanced, join, load_or_make, prompt_ids
+from darkroom.pocket.stages.pairs import Pairs, balanced, join, load_or_make
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.vae_stage import VaeRecipe, polish_decoder, train_vae
@@ -70,12 +70,11 @@ def train(work: Path, recipe: Recipe, report: Report = print, threads: int = 0, 
         _sight(pipeline, work, recipe, report)
         start_transformer(pipeline.transformer)
     pairs = _pairs(pipeline, work, recipe, report)
-    blank = prompt_ids(pipeline.tokenizer, " ")
     train_flow(
         pipeline.transformer,
         pipeline.text_encoder,
-        pairs,
-        blank,
+        [pairs],
+        pipeline.tokenizer,
         recipe.flow,
         work / "flow.pt",
         report,

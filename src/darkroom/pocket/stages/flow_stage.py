@@ -1,7 +1,7 @@
 """Stage 3: transformer and text encoder learn together to edit, by flow matching on cached latents."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from diffusers import QwenImageTransformer2DModel
 from torch import Tensor, nn
-from transformers import Qwen2_5_VLForConditionalGeneration
+from torch.nn import functional
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.free_cores import FreeCores
 from darkroom.pocket.stages.lean_transformer import Rotary, prepare, restore, rotary, velocity
 from darkroom.pocket.stages.muon import Muon
-from darkroom.pocket.stages.pairs import CELLS, Pairs
+from darkroom.pocket.stages.pairs import Pairs, prompt_ids
 from darkroom.pocket.stages.prompts import embed, positions
 from darkroom.pocket.stages.schedule import trapezoid
 
 Report = Callable[[str], None]
-Velocity = Callable[[QwenImageTransformer2DModel, Tensor, Tensor, Tensor, Tensor, Rotary], Tensor]
+Velocity = Callable[[QwenImageTransformer2DModel, Tensor, Tensor, Tensor, Tensor, Rotary], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,50 @@ class FlowRecipe:
     shift: float = 1.63
     # The other half: so much noise that the picture does not show the edit yet, and only words tell what to change.
     blind_from: float = 0.75
+    # Weight of the loss of the pointer: halfway through the blocks each cell must know whether the edit changes it.
+    # The velocity's own loss hardly says which shape the words mean; this one says nothing else.
+    pointing: float = 0.15
     average: float = 0.999
     seed: int = 0
     compiled: bool = True
+
+
+class Lesson:
+    """Pairs, their rows by length of prompt, and the prompt that says nothing."""
+
+    def __init__(self, pairs: Pairs, tokenizer: Qwen2Tokenizer) -> None:
+        self.pairs = pairs
+        self.blank = prompt_ids(tokenizer, " ", pairs.seen_grids)
+        lengths = torch.tensor([len(prompt) for prompt in pairs.prompts])
+        self._by_length = [torch.nonzero(lengths == length).flatten() for length in lengths.unique()]
+
+    def choose(self, rng: np.random.Generator, count: int, blank: float) -> tuple[Tensor, Tensor]:
+        """`count` row numbers and their token ids [count, L]; with probability `blank` the prompt says nothing."""
+        if rng.random() < blank:
+            chosen = torch.from_numpy(rng.integers(len(self.pairs), size=count))
+            return chosen, torch.tensor(self.blank).expand(count, -1)
+        chances = np.array([len(group) for group in self._by_length], dtype=np.float64)
+        group = self._by_length[rng.choice(len(self._by_length), p=chances / chances.sum())]
+        chosen = group[torch.from_numpy(rng.integers(len(group), size=count))]
+        return chosen, torch.tensor([self.pairs.prompts[int(row)] for row in chosen])
+
+
+class Pointer(nn.Module):
+    """Reads off a cell's hidden state whether the edit changes it; teaches, and is thrown away.
+
+    One reading for noisy cells, one for those of the first reference.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.readings = nn.ParameterList([nn.Parameter(torch.zeros(width + 1)) for _ in range(2)])
+
+    def forward(self, cells: Tensor, count: int) -> Tensor:
+        """Logits [B, 2, count] from hidden states [B, at least 2 · count, width]."""
+        parts = self.norm(cells[:, : 2 * count].float()).unflatten(1, (2, count))
+        logits = [parts[:, i] @ reading[:-1] + reading[-1] for i, reading in enumerate(self.readings)]
+        return torch.stack(logits, dim=1)
 
 
 class Learner:
@@ -66,9 +108,11 @@ class Learner:
         self.transformer, self.text_encoder, self.recipe = transformer, text_encoder, recipe
         text_encoder.requires_grad_(False)
         text_encoder.model.language_model.requires_grad_(True)
+        self.pointer = Pointer(transformer.inner_dim)
         self.trained = {
             **{f"transformer.{name}": p for name, p in transformer.named_parameters()},
             **{f"text.{name}": p for name, p in text_encoder.model.language_model.named_parameters()},
+            **{f"pointer.{name}": p for name, p in self.pointer.named_parameters()},
         }
         self.optimizers = _optimizers(self.trained, recipe)
         self.average = Average(self.trained, recipe.average)
@@ -98,8 +142,8 @@ class Learner:
 def train_flow(
     transformer: QwenImageTransformer2DModel,
     text_encoder: Qwen2_5_VLForConditionalGeneration,
-    pairs: Pairs,
-    blank_ids: list[int],
+    sets: Sequence[Pairs],
+    tokenizer: Qwen2Tokenizer,
     recipe: FlowRecipe,
     checkpoint: Path,
     report: Report,
@@ -109,6 +153,7 @@ def train_flow(
 ) -> list[float]:
     """Train both models in place; they end with the moving average of their weights. Returns this call's losses.
 
+    Each of `sets` holds edits of one size and number of references; a batch comes from one of them.
     Continues from `checkpoint` where it exists. `until_step` ends this call early, with a checkpoint, as a kill would.
     `yielding` lets the number of threads follow what other processes leave free; the sums then round differently.
     """
@@ -117,14 +162,14 @@ def train_flow(
     state = load_checkpoint(checkpoint)
     first = learner.restore(state) if state is not None else 0
     last = min(recipe.steps, until_step or recipe.steps)
-    by_length = _by_length(pairs)
+    lessons = [Lesson(pairs, tokenizer) for pairs in sets]
     losses: list[float] = []
     begun = time.monotonic()
     free = FreeCores()
     for step in range(first, last):
         if yielding and step % 10 == 9:
             torch.set_num_threads(free())
-        losses.append(_step(learner, pairs, by_length, blank_ids, step))
+        losses.append(_step(learner, lessons, step))
         if (step + 1) % save_every == 0 or step + 1 == last:
             save_checkpoint(checkpoint, learner.state(step + 1))
             rate = len(losses) * recipe.batch / (time.monotonic() - begun)
@@ -134,22 +179,34 @@ def train_flow(
     return losses
 
 
-def _step(learner: Learner, pairs: Pairs, by_length: list[Tensor], blank_ids: list[int], step: int) -> float:
+def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
     recipe = learner.recipe
     rng = np.random.default_rng((recipe.seed, 4, step))
-    chosen, ids = _choose(rng, pairs, by_length, blank_ids, recipe)
+    chances = np.array([len(lesson.pairs) for lesson in lessons], dtype=np.float64)
+    lesson = lessons[rng.choice(len(lessons), p=chances / chances.sum())]
+    pairs = lesson.pairs
+    # More references, fewer edits: a step costs about the same.
+    count = 2 * recipe.batch // (1 + pairs.references)
+    chosen, ids = lesson.choose(rng, count, recipe.blank)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    noise = torch.randn(recipe.batch, CELLS**2, 64, generator=generator)
-    sigma = noise_levels(recipe.batch, recipe.shift, recipe.blind_from, generator)
+    cells = pairs.target.shape[1]
+    noise = torch.randn(count, cells, 64, generator=generator)
+    sigma = noise_levels(count, recipe.shift, recipe.blind_from, generator)
     target, reference = pairs.target[chosen].float(), pairs.source[chosen].float()
     mixed = torch.lerp(target, noise, sigma[:, None, None])
-    places = positions(learner.text_encoder, ids[0])
+    places = positions(learner.text_encoder, ids[0], pairs.seen_grids)
     with torch.autocast("cpu", torch.bfloat16):
         words = embed(learner.text_encoder, ids, pairs.seen[chosen].float(), places)
-        turns = rotary(learner.transformer, [(CELLS, CELLS)] * 2, words.shape[1])
-        found = learner.velocity(learner.transformer, mixed, reference, words, sigma, turns)
+        turns = rotary(learner.transformer, [pairs.grid] * (1 + pairs.references), words.shape[1])
+        found, middle = learner.velocity(learner.transformer, mixed, reference, words, sigma, turns)
     errors = (found.float() - (noise - target)).pow(2).mean(dim=-1)
-    loss = _loss(errors, pairs.changed[chosen] > 0, sigma, recipe)
+    changed = pairs.changed[chosen]
+    loss = _loss(errors, changed > 0, sigma, recipe)
+    told = ids[0].tolist() != lesson.blank
+    if told:
+        pointed = learner.pointer(middle, cells)
+        wanted = changed[:, None].expand_as(pointed)
+        loss = loss + recipe.pointing * functional.binary_cross_entropy_with_logits(pointed, wanted)
     loss.backward()
     factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
     for optimizer in learner.optimizers:
@@ -178,24 +235,6 @@ def _loss(errors: Tensor, changed: Tensor, sigma: Tensor, recipe: FlowRecipe) ->
     whole = torch.where(changed.all(dim=1), 1 / recipe.changed_share, 1.0)
     weights = (sigma / recipe.full_weight_sigma).clamp(max=1).square()
     return ((shares[0] * whole + shares[1]) * weights).mean()
-
-
-def _by_length(pairs: Pairs) -> list[Tensor]:
-    lengths = torch.tensor([len(prompt) for prompt in pairs.prompts])
-    return [torch.nonzero(lengths == length).flatten() for length in lengths.unique()]
-
-
-def _choose(
-    rng: np.random.Generator, pairs: Pairs, by_length: list[Tensor], blank_ids: list[int], recipe: FlowRecipe
-) -> tuple[Tensor, Tensor]:
-    """A batch's row numbers and its token ids [B, L]."""
-    if rng.random() < recipe.blank:
-        chosen = torch.from_numpy(rng.integers(len(pairs), size=recipe.batch))
-        return chosen, torch.tensor(blank_ids).expand(recipe.batch, -1)
-    chances = np.array([len(group) for group in by_length], dtype=np.float64)
-    group = by_length[rng.choice(len(by_length), p=chances / chances.sum())]
-    chosen = group[torch.from_numpy(rng.integers(len(group), size=recipe.batch))]
-    return chosen, torch.tensor([pairs.prompts[int(row)] for row in chosen])
 
 
 def _optimizers(trained: dict[str, nn.Parameter], recipe: FlowRecipe) -> list[torch.optim.Optimizer]:

@@ -1,7 +1,7 @@
 """Edits made ready for training: latents, token ids and changed cells, rendered and encoded once, reused often."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,41 +10,41 @@ from diffusers import AutoencoderKLQwenImage, QwenImageEditPlusPipeline
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from darkroom.models.single_frame import single_frame
 from darkroom.pocket.stages.checkpoint import save_checkpoint
 from darkroom.pocket.stages.sight_stage import see
-from darkroom.pocket.stages.single_frame import single_frame
 from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX
 from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edits import Edit, draw_edit, reverse
 
 # How often each kind is drawn: the hard ones more often; undoing adds to bigger, smaller, remove, move, turn, recolour.
 WEIGHTS = {
-    "recolour": 1.3,
-    "background": 1.8,
-    "remove": 0.8,
+    "recolour": 3.0,
+    "background": 1.2,
+    "remove": 1.2,
     "bigger": 0.8,
     "smaller": 0.5,
-    "move": 1.6,
+    "move": 1.4,
     "turn": 1.4,
-    "add": 1.8,
-    "black and white": 0.8,
-    "sepia": 0.8,
-    "brighter": 0.8,
-    "darker": 0.8,
-    "inverted": 0.9,
+    "add": 1.2,
+    "black and white": 0.5,
+    "sepia": 0.5,
+    "brighter": 0.5,
+    "darker": 0.5,
+    "inverted": 0.6,
 }
 # One cell of the transformer: 2 × 2 latents, 16 × 16 pixels.
 CELL = 16
-CELLS = 8
-SEEN_CELLS = 4
 
 
 @dataclass
 class Pairs:
-    """N edits at 128 × 128. `source` and `target`: normalised packed latents [N, 64, 64], float16.
+    """N edits of one size, with R references each. `source`: [N, R · cells, 64] and `target`: [N, cells, 64],
+    normalised packed latents, float16.
 
-    `changed`: [N, 64], the share of each cell that the edit may change. `seen`: [N, 16, width], float16, the vision
-    tower's tokens of the source. `prompts`: token ids of the whole edit prompt.
+    `changed`: [N, cells], the share of each cell that the edit may change. `seen`: [N, R · cells / 4, width], float16,
+    the vision tower's tokens of the references. `prompts`: token ids of the whole edit prompt. `grid`: (rows, columns)
+    of cells of 16 × 16 pixels, the same for the target and every reference.
     """
 
     source: Tensor
@@ -53,16 +53,31 @@ class Pairs:
     seen: Tensor
     prompts: list[list[int]]
     kinds: list[str]
+    grid: tuple[int, int] = (8, 8)
 
     def __len__(self) -> int:
         return len(self.prompts)
 
+    @property
+    def references(self) -> int:
+        """R: how many pictures each edit has."""
+        return self.source.shape[1] // self.target.shape[1]
 
-def prompt_ids(tokenizer: Qwen2Tokenizer, instruction: str) -> list[int]:
-    """Token ids of the edit template around `instruction`, with one 128 × 128 picture's places filled in."""
-    eyes = "<|image_pad|>" * SEEN_CELLS**2
-    text = f"{EDIT_PREFIX}Picture 1: <|vision_start|>{eyes}<|vision_end|>{instruction}{EDIT_SUFFIX}"
-    ids: list[int] = tokenizer(text).input_ids
+    @property
+    def seen_grids(self) -> list[tuple[int, int]]:
+        """(rows, columns) of the vision tower's tokens of each reference."""
+        return [(self.grid[0] // 2, self.grid[1] // 2)] * self.references
+
+
+def prompt_ids(
+    tokenizer: Qwen2Tokenizer, instruction: str, seen_grids: Sequence[tuple[int, int]] = ((4, 4),)
+) -> list[int]:
+    """Token ids of the edit template around `instruction`, with the places of every picture filled in."""
+    pictures = "".join(
+        f"Picture {number}: <|vision_start|>{'<|image_pad|>' * (rows * columns)}<|vision_end|>"
+        for number, (rows, columns) in enumerate(seen_grids, start=1)
+    )
+    ids: list[int] = tokenizer(f"{EDIT_PREFIX}{pictures}{instruction}{EDIT_SUFFIX}").input_ids
     return ids
 
 
@@ -99,7 +114,9 @@ def make_pairs(pipeline: QwenImageEditPlusPipeline, seed: int, edits: int) -> Pa
 
 def join(parts: list[Pairs]) -> Pairs:
     """All pairs of `parts`, in order."""
-    return Pairs(
+    assert len({(part.grid, part.references) for part in parts}) == 1
+    return replace(
+        parts[0],
         source=torch.cat([part.source for part in parts]),
         target=torch.cat([part.target for part in parts]),
         changed=torch.cat([part.changed for part in parts]),
@@ -113,7 +130,8 @@ def balanced(pairs: Pairs, times: Mapping[str, int]) -> Pairs:
     """Each pair as many times as `times` says of its kind: 0 leaves a kind out, kinds not named stay once."""
     kept = [number for number, kind in enumerate(pairs.kinds) for _ in range(times.get(kind, 1))]
     rows = torch.tensor(kept, dtype=torch.long)
-    return Pairs(
+    return replace(
+        pairs,
         source=pairs.source[rows],
         target=pairs.target[rows],
         changed=pairs.changed[rows],
@@ -124,7 +142,7 @@ def balanced(pairs: Pairs, times: Mapping[str, int]) -> Pairs:
 
 
 def encode(lean: AutoencoderKLQwenImage, images: list[Pixels]) -> Tensor:
-    """[N, 64, 64] float16: the pictures' latents, normalised by the VAE's config and packed 2 × 2 as diffusers does."""
+    """[N, cells, 64] float16: the pictures' latents, normalised by the config and packed 2 × 2 as diffusers does."""
     # Through 8 bits, as every picture that a job brings.
     pixels = torch.from_numpy(np.stack([_bytes(image) for image in images])).permute(0, 3, 1, 2)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -158,4 +176,5 @@ def _bytes(image: Pixels) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 def _changed_cells(edit: Edit) -> Tensor:
     mask = torch.from_numpy(edit.mask).float()
-    return mask.view(CELLS, CELL, CELLS, CELL).mean(dim=(1, 3)).flatten()
+    rows, columns = mask.shape[0] // CELL, mask.shape[1] // CELL
+    return mask.view(rows, CELL, columns, CELL).mean(dim=(1, 3)).flatten()

@@ -8,18 +8,19 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 PREFIX_LENGTH = 64
 
 
-def positions(text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor) -> Tensor:
-    """[3, 1, L]: the M-RoPE positions of one prompt [L] with one square picture in it."""
+def positions(
+    text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor, seen_grids: list[tuple[int, int]]
+) -> Tensor:
+    """[3, 1, L]: the M-RoPE positions of one prompt [L] with pictures of (rows, columns) visual tokens in it."""
     seen = ids == text_encoder.config.image_token_id
     merge = text_encoder.model.visual.spatial_merge_size
-    side = round(int(seen.sum()) ** 0.5) * merge
-    grid = torch.tensor([[1, side, side]])
+    grid = torch.tensor([[1, rows * merge, columns * merge] for rows, columns in seen_grids])
     found, _ = text_encoder.model.get_rope_index(ids[None], mm_token_type_ids=seen[None].int(), image_grid_thw=grid)
     return torch.as_tensor(found)
 
 
 def embed(text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor, seen: Tensor, places: Tensor) -> Tensor:
-    """[B, L − 64, width] from ids [B, L], visual tokens [B, 16, width] and positions [3, 1, L].
+    """[B, L − 64, width] from ids [B, L], visual tokens [B, cells, width] and positions [3, 1, L].
 
     Equal to the last hidden state of the whole model with `mm_token_type_ids`, as tests show.
     """

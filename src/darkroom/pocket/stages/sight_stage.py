@@ -66,11 +66,11 @@ def train_sight(
 
 
 def see(text_encoder: Qwen2_5_VLForConditionalGeneration, processor: Qwen2VLProcessor, images: list[Pixels]) -> Tensor:
-    """[N, 16, width]: what the vision tower hands to the text model for pictures of 128 × 128."""
+    """[N, cells, width]: what the vision tower hands to the text model; 16 cells for 128 × 128, one size."""
     pictures = [torch.from_numpy(np.round(image * 255).astype(np.uint8)).permute(2, 0, 1) for image in images]
     inputs = processor.image_processor(pictures, return_tensors="pt")
     seen: Tensor = text_encoder.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"]).pooler_output
-    return seen.view(len(images), _SIDE**2, -1)
+    return seen.view(len(images), -1, seen.shape[-1])
 
 
 def _loss(described: Tensor, scenes: list[Scene], images: list[Pixels]) -> Tensor:
