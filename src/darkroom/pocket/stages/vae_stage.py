@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from darkroom.models.single_frame import absorb, single_frame
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.muon import Muon
 from darkroom.pocket.stages.schedule import warm_then_linear
-from darkroom.pocket.stages.single_frame import absorb, single_frame
 from darkroom.pocket.stages.vae_start import start_vae
 from darkroom.pocket.world.photos import crop
 from darkroom.pocket.world.scenes import draw_scene
