@@ -48,6 +48,8 @@ class Settings(BaseSettings):
     """Folder whose .safetensors files a job may name by file name."""
     threads: PositiveInt | None = None
     """CPU threads for torch; None leaves torch's own choice."""
+    exact: bool = False
+    """Results bit for bit as diffusers' pipeline makes them on this device: no lever that rounds otherwise."""
     hf_token: SecretStr | None = Field(default=None, validation_alias=AliasChoices("HF_TOKEN", "DARKROOM_HF_TOKEN"))
     hf_home: Path | None = Field(default=None, validation_alias=AliasChoices("HF_HOME", "DARKROOM_HF_HOME"))
 

@@ -18,8 +18,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from darkroom.models.areas import Areas
+from darkroom.models.levers import Levers
 from darkroom.models.residency import Resident
 from darkroom.models.sight import VisualTokens, encode_text, look, prefix_length
+from darkroom.models.single_frame import single_frame
 from darkroom.technique.cfg import true_cfg
 from darkroom.technique.latents import denormalise, normalise, pack, unpack
 from darkroom.technique.sampling import Denoise, Prediction
@@ -56,7 +58,8 @@ class Editor:
     """The parts of one Qwen-Image-Edit checkpoint, ready to run; holds no state of any job.
 
     Not thread-safe: one thread runs torch. `max_batch` bounds how many images share one forward. `vocabulary` is
-    what a miniature was taught, None for a model that knows language.
+    what a miniature was taught, None for a model that knows language. `levers` is none unless given; `frame_vae` is
+    the form of the VAE that encodes and decodes.
     """
 
     def __init__(
@@ -70,12 +73,15 @@ class Editor:
         areas: Areas,
         residency: Resident | None = None,
         max_batch: int = 8,
+        levers: Levers | None = None,
         vocabulary: frozenset[str] | None = None,
     ) -> None:
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.processor, self.schedule, self.areas, self.max_batch = processor, schedule, areas, max_batch
         self.residency = residency or Resident(transformer.device)
         self.vocabulary = vocabulary
+        self.levers = levers or Levers.none()
+        self.frame_vae = single_frame(vae, share=True) if self.levers.conv2d else vae
         self.prefix = prefix_length(processor.tokenizer)
         self._pixels = VaeImageProcessor(vae_scale_factor=TOKEN_PIXELS)
         self._mean = torch.tensor(vae.config.latents_mean)
@@ -200,7 +206,7 @@ class Editor:
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, H, W] in -1…1 (sides multiples of 16) -> normalised latents [B, 16, 1, H/8, W/8]."""
         video = pixels.unsqueeze(2).to(self.device, self.dtype)
-        moments = self.vae.quant_conv(self.vae.encoder(video))
+        moments = self.frame_vae.quant_conv(self.frame_vae.encoder(video))
         mean = moments[:, : self.vae.config.z_dim]
         return normalise(mean, *self._statistics(mean))
 
@@ -213,7 +219,7 @@ class Editor:
         latents = unpack(tokens, height // TOKEN_PIXELS, width // TOKEN_PIXELS).to(self.dtype)
         latents = denormalise(latents, *self._statistics(latents))
         # Without the feature cache, which carries frames of a video: equal bit for bit for one frame.
-        pixels = self.vae.decoder(self.vae.post_quant_conv(latents))[:, :, 0]
+        pixels = self.frame_vae.decoder(self.frame_vae.post_quant_conv(latents))[:, :, 0]
         return torch.as_tensor(pixels.clamp(-1.0, 1.0).float())
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:

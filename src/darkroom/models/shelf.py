@@ -158,6 +158,7 @@ class Shelf:
             areas=spec.areas,
             residency=self._residency,
             max_batch=self.profile.max_batch,
+            levers=self.profile.levers,
             vocabulary=vocabulary(folder),
         )
 

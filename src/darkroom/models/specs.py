@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from darkroom.models.areas import Areas
+from darkroom.models.levers import Levers
 from darkroom.models.presets import EDIT_2511, POCKET, Preset
 from darkroom.settings import ROLES, Settings
 
@@ -32,6 +33,7 @@ class Profile:
 
     reserve_gib: device memory kept for activations. offload: parts visit the device one after the other, because
     they do not fit side by side. max_batch: images that share one forward. max_side: longest output side in pixels.
+    exact: bit for bit diffusers' pipeline.
     """
 
     name: str
@@ -42,6 +44,12 @@ class Profile:
     max_batch: int = 4
     reserve_gib: float = 6.0
     offload: bool = False
+    exact: bool = False
+
+    @property
+    def levers(self) -> Levers:
+        """What makes this profile's engine faster."""
+        return Levers.exact(self.device) if self.exact else Levers.every(self.device)
 
 
 REAL: Mapping[str, ModelSpec] = {
@@ -94,4 +102,4 @@ def resolve(settings: Settings, card: Card | None) -> Profile:
             models[role] = replace(base, repo=repo, revision=revision)
         elif revision is not None and role in models:
             models[role] = replace(base, revision=revision)
-    return replace(profile, models=models, max_side=settings.max_side or profile.max_side)
+    return replace(profile, models=models, max_side=settings.max_side or profile.max_side, exact=settings.exact)
