@@ -172,8 +172,9 @@ def _gradients(x0: Tensor, terms: Sequence[Term], decode: Decode, step: int) -> 
         for number, (term, loss) in enumerate(zip(sharing, losses, strict=True)):
             _finite(loss, f"the {term.name} loss", step)
             more = number + 1 < len(sharing)
-            gradient = torch.autograd.grad(loss.sum(), leaf, retain_graph=more, materialize_grads=True)[0]
-            found.append((term, float(loss.mean()), gradient))
+            each = torch.ones_like(loss)
+            gradient = torch.autograd.grad(loss, leaf, each, retain_graph=more, materialize_grads=True)[0]
+            found.append((term, float(loss.detach().mean()), gradient))
     return found
 
 
