@@ -53,10 +53,11 @@ class Edge:
         self._settings = service.settings
         self._drain: asyncio.Task[None] | None = None
         self._watching = False
+        self._closing = False
 
     def config(self) -> dict[str, Any]:
         """What `runpod.serverless.start` is given."""
-        return {"handler": self.handler, "concurrency_modifier": self._watch_for_sigterm}
+        return {"handler": self.handler, "concurrency_modifier": self._concurrency}
 
     def register_fitness_checks(self) -> None:
         """The worker takes jobs only once its store works and its models are loaded; a failure restarts it."""
@@ -73,7 +74,18 @@ class Edge:
 
     async def handler(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """One job. CancelledError of a stopped job passes through, as the SDK wants it."""
-        return await self._service.handle(job, self._progress(job))
+        reply = await self._service.handle(job, self._progress(job))
+        if reply.get("refresh_worker"):
+            await self._be_the_last()
+        return reply
+
+    async def _be_the_last(self) -> None:
+        """An answer with refresh_worker ends this worker: no more jobs, and the others in flight are answered first."""
+        self._closing = True
+        while self._service.active:
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        if self._watching and self._drain is None:
+            self._drain = asyncio.create_task(self._leave())
 
     # -- progress -------------------------------------------------------------------------------
 
@@ -91,13 +103,20 @@ class Edge:
 
         return send
 
-    # -- SIGTERM --------------------------------------------------------------------------------
+    # -- the end --------------------------------------------------------------------------------
 
-    def _watch_for_sigterm(self, _concurrency: int) -> int:
-        """Called by the SDK in its event loop before each take: the first moment its own signal handler is in place.
+    def _concurrency(self, _now: int) -> int:
+        """How many jobs the SDK may hold; it asks in its event loop before each take."""
+        self._watch_for_sigterm()
+        # The SDK takes nothing before a change of this number, and makes one only when it holds no job.
+        return self._settings.concurrency + self._closing
+
+    def _watch_for_sigterm(self) -> None:
+        """At the first take, since before it the SDK's own signal handler is not in place.
 
         The SDK stops taking jobs on SIGTERM, but a poll already open lasts up to 90 seconds more, and a job that
-        it brings is never run. So the process ends as soon as the running jobs have been answered.
+        it brings is never run. So the process ends as soon as the running jobs have been answered; who takes a job
+        back from a dead worker takes that one, too.
         """
         if not self._watching:
             self._watching = True
@@ -110,13 +129,13 @@ class Edge:
                 self._drain = self._drain or loop.create_task(self._leave())
 
             loop.add_signal_handler(signal.SIGTERM, stop)
-        return self._settings.concurrency
 
     async def _leave(self) -> None:
         from runpod.serverless.modules.worker_state import JobsProgress
 
-        log.info("SIGTERM: finishing %d running jobs, taking no more", self._service.active)
-        while self._service.active or JobsProgress().get_job_count():
+        mine = set(JobsProgress())
+        log.info("leaving: %d running jobs are finished, no more are taken", len(mine))
+        while self._service.active or mine & set(JobsProgress()):
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         log.info("drained")
         raise SystemExit(0)

@@ -7,19 +7,19 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from darkroom.artifacts import Artifact
 from darkroom.errors import Cancelled, DarkroomError, GpuFault, Internal, OutOfMemory, TimedOut
 from darkroom.faults import is_device_fault, is_out_of_memory
-from darkroom.workers.recipe import Progress, Work
+from darkroom.workers.recipe import Event, Work
 
 OOM_BEFORE_REFRESH = 2
 """So many jobs in a row without memory mean that the memory is lost to fragments or a leak, not to the jobs."""
 
-Listen = Callable[[Progress | Artifact], None]
+T = TypeVar("T")
+Listen = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class Runner:
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """Run `function` on the torch thread and wait until it has really come back, cancelled or not."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, function)
-        return await _settled(future, threading.Event())
+        return await _settled(self._thread.submit(function), threading.Event())
 
     async def run(self, start: Callable[[], Work], listen: Listen) -> Outcome:
         """Drive a recipe to its end.
 
-        `listen` hears every artifact and all progress, on the torch thread. Between any two yields the work is
-        dropped when the surrounding task has been cancelled or the time is up. Raises CancelledError only after
-        the thread is free again, otherwise a DarkroomError whatever went wrong.
+        `listen` hears every file and all progress, on the torch thread. Between any two yields the work is dropped
+        when the surrounding task has been cancelled or the time is up, which counts from the job's turn on the
+        thread. Raises CancelledError only when the thread is done with the job, otherwise a DarkroomError whatever
+        went wrong.
         """
         stop = threading.Event()
 
@@ -64,9 +64,7 @@ class Runner:
             self._out_of_memory_in_a_row = 0
             return Outcome(fields, time.perf_counter() - began)
 
-        future = asyncio.get_running_loop().run_in_executor(self._thread, drive)
-        outcome: Outcome = await _settled(future, stop)
-        return outcome
+        return await _settled(self._thread.submit(drive), stop)
 
     def close(self) -> None:
         """Wait for the running job and let the thread go."""
@@ -108,19 +106,23 @@ class Runner:
         return error
 
 
-async def _settled(future: asyncio.Future[Any], stop: threading.Event) -> Any:
-    """Wait for the thread. A cancellation is passed on as `stop` and raised only when the thread is free again."""
+async def _settled(work: Future[T], stop: threading.Event) -> T:
+    """Wait for the thread. A cancellation takes back what still waits for its turn; what runs is told by `stop`,
+    and the cancellation is raised only when the thread is free again.
+    """
+    waiting = asyncio.wrap_future(work)
     try:
-        return await asyncio.shield(future)
+        return await asyncio.shield(waiting)
     except asyncio.CancelledError:
         stop.set()
-        while not future.done():
+        work.cancel()
+        while not waiting.done():
             try:
-                await asyncio.shield(asyncio.wait([future]))
+                await asyncio.shield(asyncio.wait([waiting]))
             except asyncio.CancelledError:
                 continue
-        if not future.cancelled():
-            future.exception()  # looked at, so that asyncio does not report it as forgotten
+        if not waiting.cancelled():
+            waiting.exception()  # looked at, so that asyncio does not report it as forgotten
         raise
 
 

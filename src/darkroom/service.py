@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -26,7 +26,7 @@ from darkroom.spool import Kept, Spool
 from darkroom.storage import MissingKey, Store, bare_endpoint, open_store, store_of
 from darkroom.ticket import Ticket
 from darkroom.timing import cost, usd_per_second
-from darkroom.workers import Desk, Progress, Recipe, Work, recipe
+from darkroom.workers import Desk, Event, Recipe, Unencoded, Work, recipe
 from darkroom.workers.health import device, versions
 
 T = TypeVar("T")
@@ -39,7 +39,8 @@ IO_THREADS = 8
 class Service:
     """The worker behind the handler. Made once per process; `handle` may run for several jobs at once.
 
-    The torch thread takes one job at a time; fetching and storing of others goes on beside it.
+    The torch thread takes one job at a time; of the others the sources are fetched and decoded, and the results
+    encoded and stored, beside it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -118,15 +119,20 @@ class Service:
         """Fetch the sources and run the recipe. Nothing is stored yet: a failing job leaves nothing behind."""
         with ticket.clock.span("fetch"):
             files = await self._in_io(lambda: self._fetch(ticket))
-        desk, artifacts = self._desk(ticket, files), list[Artifact]()
+        desk, artifacts, encoding = self._desk(ticket, files), list[Artifact](), list[Future[Artifact]]()
+        prepare = run.prepare
+        if prepare is not None:
+            desk.prepared = await self._in_io(lambda: prepare(ticket.job, desk))
         feed, asked = ProgressFeed(send, self.settings.progress_seconds), time.perf_counter()
 
         def start() -> Work:
             ticket.clock.add("queue", time.perf_counter() - asked)
             return run.start(ticket.job, desk)
 
-        def listen(event: Progress | Artifact) -> None:
-            if isinstance(event, Artifact):
+        def listen(event: Event) -> None:
+            if isinstance(event, Unencoded):
+                encoding.append(self._io.submit(event.encode))
+            elif isinstance(event, Artifact):
                 artifacts.append(event)
             else:
                 feed.update({"stage": event.stage, "done": event.done, "total": event.total})
@@ -136,6 +142,7 @@ class Service:
             await feed.close()
         finally:
             await feed.abandon()
+        artifacts += await asyncio.gather(*map(asyncio.wrap_future, encoding))
         ticket.gpu_seconds = outcome.seconds
         ticket.cold = desk.cold or self._jobs_run == 0
         self._jobs_run += 1

@@ -101,8 +101,8 @@ class Settings(BaseSettings):
     runpod_post_output: str | None = Field(default=None, validation_alias="RUNPOD_WEBHOOK_POST_OUTPUT")
 
     # -- service --------------------------------------------------------------------------------
-    concurrency: PositiveInt = 1
-    """Jobs that a worker takes at a time. One holds the torch thread; the others fetch and store beside it."""
+    concurrency: PositiveInt = 2
+    """Jobs that a worker takes at a time. One holds the torch thread; the others fetch, encode and store beside it."""
     progress_seconds: PositiveFloat = 0.5
     """At most one progress update per so many seconds."""
     gpu_name: str | None = None

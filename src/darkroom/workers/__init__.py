@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import cast
 
-from darkroom.workers.recipe import Desk, Progress, Recipe, Work
+from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Unencoded, Work
 
-__all__ = ["RECIPES", "Desk", "Progress", "Recipe", "Work", "recipe"]
+__all__ = ["RECIPES", "Desk", "Event", "Progress", "Recipe", "Unencoded", "Work", "recipe"]
 
 RECIPES: Mapping[str, str] = {
     "image_edit": "darkroom.workers.image_edit",

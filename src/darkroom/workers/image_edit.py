@@ -18,7 +18,7 @@ from darkroom.models.editor import Conditioning, Editor, References
 from darkroom.models.presets import DEFAULT, Preset
 from darkroom.models.sight import PromptTooLong, plain
 from darkroom.technique.sampling import sample
-from darkroom.workers.recipe import Desk, Progress, Recipe, Work
+from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Unencoded, Work
 
 
 @dataclass(frozen=True)
@@ -29,26 +29,43 @@ class Picture:
     prompt: str
     seed: int
 
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the caller brought, ready for the model: RGB pictures, and LoRAs to put on."""
+
+    pictures: Sequence[Image]
+    loras: Sequence[lora.Lora]
+
+
 Embeddings = dict[int, Tensor]
 """Position of a prompt -> its embeddings [L, D]."""
+
+
+def prepare(job: ImageEdit, desk: Desk) -> Inputs:
+    """Decode the sources and read the LoRAs: files and the network, nothing of the device."""
+    preset = plan(job, desk.shelf.spec("edit").presets)
+    advise(job, preset, desk)
+    pictures = decoded(job, desk)
+    with desk.clock.span("load"):
+        return Inputs(pictures, gather_loras(job, preset, desk))
 
 
 def run(job: ImageEdit, desk: Desk) -> Work:
     """Encode the sources once, then denoise, decode and hand out the pictures in batches.
 
+    Sources are decoded and results encoded beside the torch thread, which runs only this.
+
     A prompt that cannot run is reported under `failed` beside the good ones; when none can, its error is the job's.
     """
     spec = desk.shelf.spec("edit")
     preset = plan(job, spec.presets)
-    advise(job, preset, desk)
     seed = job.seed if job.seed >= 0 else secrets.randbelow(2**31)
-    sources = decoded(job, desk)
+    inputs: Inputs = desk.prepared
     editor = desk.editor("edit")
-    with desk.clock.span("load"):
-        loras = gather_loras(job, preset, desk)
     yield Progress("encode", 0, 1)
     with desk.clock.span("encode"):
-        references = editor.reference(sources)
+        references = editor.reference(inputs.pictures)
         negative = read_negative(job, preset, editor, references)
         embeddings, failed = read_prompts(job, editor, references)
     unknown = [word for prompt in job.prompts for word in editor.unknown_words(prompt)]
@@ -60,7 +77,7 @@ def run(job: ImageEdit, desk: Desk) -> Work:
     yield Progress("encode", 1, 1)
     pictures = [Picture(i, job.prompts[i], seed + k) for i in embeddings for k in range(job.num_images)]
     prompts = tuple(embeddings[picture.prompt_index] for picture in pictures)
-    with lora.worn(editor.transformer, loras):
+    with lora.worn(editor.transformer, inputs.loras):
         yield from make(pictures, Conditioning(prompts, negative, references), job, preset, editor, desk)
     return {
         "seed": seed,
@@ -142,7 +159,7 @@ def read_negative(job: ImageEdit, preset: Preset, editor: Editor, references: Re
 
 def make(
     pictures: Sequence[Picture], conditioning: Conditioning, job: ImageEdit, preset: Preset, editor: Editor, desk: Desk
-) -> Generator[Progress | Artifact, None, None]:
+) -> Generator[Event, None, None]:
     """Denoise in batches of as many pictures as the profile allows, equal prompt lengths side by side."""
     by_length = sorted(range(len(pictures)), key=lambda i: len(conditioning.prompts[i]))
     groups = [by_length[i : i + editor.max_batch] for i in range(0, len(by_length), editor.max_batch)]
@@ -158,14 +175,12 @@ def make(
         with desk.clock.span("decode"):
             pixels = editor.decode(latents, width, height)
         for index, image in zip(group, pixels, strict=True):
-            yield finished(index, pictures[index], image, job, desk)
+            yield finished(index, pictures[index], image, job)
 
 
-def finished(index: int, picture: Picture, pixels: Tensor, job: ImageEdit, desk: Desk) -> Artifact:
-    """One picture as a file; pixels [3, H, W] in -1…1."""
-    with desk.clock.span("encode_output"):
-        image = to_uint8(pixels)
-        data, media_type = encode_image(image, job.output_format, job.output_quality)
+def finished(index: int, picture: Picture, pixels: Tensor, job: ImageEdit) -> Unencoded:
+    """One picture, to be made a file of; pixels [3, H, W] in -1…1."""
+    image = to_uint8(pixels)
     about = {
         "width": image.width,
         "height": image.height,
@@ -173,7 +188,12 @@ def finished(index: int, picture: Picture, pixels: Tensor, job: ImageEdit, desk:
         "prompt": picture.prompt,
         "prompt_index": picture.prompt_index,
     }
-    return Artifact(f"image_{index:04d}.{job.output_format}", media_type, data, about)
+
+    def encode() -> Artifact:
+        data, media_type = encode_image(image, job.output_format, job.output_quality)
+        return Artifact(f"image_{index:04d}.{job.output_format}", media_type, data, about)
+
+    return Unencoded(encode)
 
 
-RECIPE = Recipe(run)
+RECIPE = Recipe(run, prepare=prepare)

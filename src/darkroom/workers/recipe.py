@@ -23,11 +23,22 @@ class Progress:
     total: int
 
 
+@dataclass(frozen=True)
+class Unencoded:
+    """A file whose bytes are still to be made: beside the torch thread, which PNG and WebP would hold up.
+
+    encode: called once, on another thread; holds pixels on the CPU and nothing of the device.
+    """
+
+    encode: Callable[[], Artifact]
+
+
 @dataclass
 class Desk:
     """One job's working place; nothing on it outlives the job but the shelf.
 
-    files: bytes of every fetched source, by field name. clock: spans end up in the reply's timings.
+    files: bytes of every fetched source, by field name. prepared: what the recipe's `prepare` made of them.
+    clock: spans end up in the reply's timings.
     preload: roles that the worker loads at start. cold: set where the job pays for loading a model.
     warnings: sentences that the reply repeats; every fallback and every ignored wish belongs here.
     """
@@ -41,6 +52,7 @@ class Desk:
 
     cold: bool = False
     preload: Sequence[str] = ()
+    prepared: Any = None
 
     def editor(self, role: str) -> Editor:
         """The role's editor; loading it counts as `load` and makes the job a cold one."""
@@ -54,13 +66,19 @@ class Desk:
             self.warnings.append(sentence)
 
 
-Work = Generator[Progress | Artifact, None, dict[str, Any]]
+Event = Progress | Artifact | Unencoded
+Work = Generator[Event, None, dict[str, Any]]
 """Yields between any two pieces of work that may be cancelled apart; returns the reply's own fields."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a job type is run. exclusive: it needs the torch thread; the others answer beside a running job."""
+    """How a job type is run.
+
+    exclusive: it needs the torch thread; the others answer beside a running job. prepare: what can be done before
+    that thread is free, such as decoding sources; its result lies on the desk as `prepared`.
+    """
 
     start: Callable[[Any, Desk], Work]
     exclusive: bool = True
+    prepare: Callable[[Any, Desk], Any] | None = None
