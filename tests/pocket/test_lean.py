@@ -64,25 +64,30 @@ def test_the_single_frame_vae_equals_the_video_one_and_gives_its_weights_back(
     torch.testing.assert_close(family.vae.encode(image).latent_dist.mode(), half, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("pictures", "width", "height"), [(1, 128, 128), (3, 160, 96)])
 @torch.no_grad()
 def test_prompts_in_training_equal_the_whole_encoder_with_three_dimensional_positions(
-    family: QwenImageEditPlusPipeline,
+    family: QwenImageEditPlusPipeline, pictures: int, width: int, height: int
 ) -> None:
-    image = draw_scene(np.random.default_rng(0)).render()
+    images = [draw_scene(np.random.default_rng(number), width, height).render() for number in range(pictures)]
     instruction = "make the circle red"
-    ids = torch.tensor(prompt_ids(family.tokenizer, instruction))
-    places = positions(family.text_encoder, ids, [(4, 4)])
-    ours = embed(family.text_encoder, ids[None], see(family.text_encoder, family.processor, [image]), places)
-    picture = torch.from_numpy(np.round(image * 255).astype(np.uint8)).permute(2, 0, 1)
-    prompt = f"{EDIT_PREFIX}Picture 1: <|vision_start|><|image_pad|><|vision_end|>{instruction}{EDIT_SUFFIX}"
-    inputs = family.processor(text=[prompt], images=[picture], return_tensors="pt")
+    grids = [(height // 32, width // 32)] * pictures
+    ids = torch.tensor(prompt_ids(family.tokenizer, instruction, grids))
+    places = positions(family.text_encoder, ids, grids)
+    seen = see(family.text_encoder, family.processor, images).flatten(0, 1)[None]
+    ours = embed(family.text_encoder, ids[None], seen, places)
+    bytes_ = [torch.from_numpy(np.round(image * 255).astype(np.uint8)).permute(2, 0, 1) for image in images]
+    places_of = "".join(f"Picture {n + 1}: <|vision_start|><|image_pad|><|vision_end|>" for n in range(pictures))
+    prompt = f"{EDIT_PREFIX}{places_of}{instruction}{EDIT_SUFFIX}"
+    inputs = family.processor(text=[prompt], images=bytes_, return_tensors="pt")
     assert inputs["input_ids"][0].tolist() == ids.tolist()
     theirs = family.text_encoder(**inputs, output_hidden_states=True).hidden_states[-1][:, PREFIX_LENGTH:]
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-    seen = ids == family.text_encoder.config.image_token_id
-    time, row, column = places[:, 0, seen]
-    assert len(time.unique()) == 1
-    assert len(row.unique()) == len(column.unique()) == 4
+    time, row, column = places[:, 0, (ids == family.text_encoder.config.image_token_id)]
+    first = (height // 32) * (width // 32)
+    assert len(time.unique()) == pictures
+    assert len(row[:first].unique()) == height // 32
+    assert len(column[:first].unique()) == width // 32
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from diffusers import QwenImageEditPlusPipeline
 
 from darkroom.pocket.family import assemble, build
 from darkroom.pocket.stages.averaging import Average
-from darkroom.pocket.stages.flow_stage import FlowRecipe, noise_levels, train_flow
+from darkroom.pocket.stages.flow_stage import FlowRecipe, Pointer, noise_levels, train_flow
 from darkroom.pocket.stages.free_cores import FreeCores
 from darkroom.pocket.stages.muon import orthogonal
 from darkroom.pocket.stages.pairs import Pairs, balanced, load_or_make, prompt_ids
@@ -95,6 +95,43 @@ def test_flow_learns_and_resumes_to_the_same_weights(tmp_path: Path, pairs: Pair
         (whole.text_encoder, halves.text_encoder),
     ):
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_flow_takes_batches_of_several_sizes_and_numbers_of_references(tmp_path: Path, pairs: Pairs) -> None:
+    pipeline = family()
+    start_transformer(pipeline.transformer)
+    wide = replace(
+        pairs,
+        source=torch.randn(16, 3 * 60, 64).half(),
+        target=torch.randn(16, 60, 64).half(),
+        changed=torch.ones(16, 60),
+        seen=torch.randn(16, 3 * 15, 128).half(),
+        prompts=[prompt_ids(pipeline.tokenizer, "follow the edges", [(3, 5)] * 3)] * 16,
+        kinds=["follow"] * 16,
+        grid=(6, 10),
+    )
+    assert wide.references == 3
+    sets, drawn = [pairs, wide], pipeline.tokenizer
+    losses = train_flow(
+        pipeline.transformer, pipeline.text_encoder, sets, drawn, FLOW, tmp_path / "f.pt", quiet, until_step=3
+    )
+    assert len(losses) == 3
+
+
+def test_the_pointer_learns_which_cells_change() -> None:
+    torch.manual_seed(0)
+    changed = (torch.rand(32, 64) < 0.3).float()
+    cells = torch.randn(32, 128, 8)
+    cells[..., 0] = changed.repeat(1, 2)
+    pointer = Pointer(8)
+    optimizer = torch.optim.Adam(pointer.parameters(), lr=0.1)
+    for _ in range(60):
+        pointed = pointer(cells, 64)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(pointed, changed[:, None].expand_as(pointed))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert ((pointed > 0).float() == changed[:, None]).float().mean() > 0.95
 
 
 def test_shards_are_made_once(tmp_path: Path) -> None:
