@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AliasChoices,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     SecretStr,
@@ -44,6 +45,8 @@ class Settings(BaseSettings):
     """Roles loaded at start, comma separated; the others load with their first job."""
     memory_budget_gib: PositiveFloat | None = None
     """Memory that models may occupy; None takes the device's own size less the profile's reserve."""
+    cache_mib: NonNegativeFloat | None = None
+    """Memory of the machine for encodings of pictures and prompts; 0 keeps none, None takes the profile's."""
     lora_dir: Path | None = None
     """Folder whose .safetensors files a job may name by file name."""
     threads: PositiveInt | None = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from darkroom.models.areas import Areas
+from darkroom.models.cache import Encodings, TensorCache
 from darkroom.models.levers import Levers
 from darkroom.models.residency import Resident
 from darkroom.models.sight import VisualTokens, encode_text, look, prefix_length
@@ -59,7 +61,7 @@ class Editor:
 
     Not thread-safe: one thread runs torch. `max_batch` bounds how many images share one forward. `vocabulary` is
     what a miniature was taught, None for a model that knows language. `levers` is none unless given; `frame_vae` is
-    the form of the VAE that encodes and decodes.
+    the form of the VAE that encodes and decodes. `encodings`, where given, are kept from job to job.
     """
 
     def __init__(
@@ -75,11 +77,13 @@ class Editor:
         max_batch: int = 8,
         levers: Levers | None = None,
         vocabulary: frozenset[str] | None = None,
+        encodings: Encodings | None = None,
     ) -> None:
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.processor, self.schedule, self.areas, self.max_batch = processor, schedule, areas, max_batch
         self.residency = residency or Resident(transformer.device)
         self.vocabulary = vocabulary
+        self.encodings = encodings or Encodings(TensorCache(0), None)
         self.levers = levers or Levers.none()
         self.frame_vae = single_frame(vae, share=True) if self.levers.conv2d else vae
         self.prefix = prefix_length(processor.tokenizer)
@@ -92,22 +96,33 @@ class Editor:
     @torch.no_grad()
     def reference(self, images: Sequence[Image]) -> References:
         """Encode 1-3 RGB pictures for both of their ways into the model."""
-        sights, grids, tokens = [], [], []
-        for image in images:
-            sight_width, sight_height = fit(self.areas.sight, image.width / image.height)
-            sights.append(self._pixels.resize(image, sight_height, sight_width))
-            width, height = fit(self.areas.vae, image.width / image.height)
-            tokens.append(pack(self.encode(self._pixels.preprocess(image, height, width))))
-            grids.append((height // TOKEN_PIXELS, width // TOKEN_PIXELS))
+        tokens = [self.encodings.latents(image, partial(self._tokens, image)) for image in images]
+        visual = self.encodings.visual(images, partial(self._look, images))
+        sizes = [self.native_size(*image.size) for image in images]
+        grids = tuple((height // TOKEN_PIXELS, width // TOKEN_PIXELS) for width, height in sizes)
+        return References(visual, torch.cat(tokens, dim=1), grids, images[-1].size)
+
+    def _tokens(self, image: Image) -> Tensor:
+        """[1, N, 64]: one picture's latents at the model's own area."""
+        width, height = self.native_size(*image.size)
+        return pack(self.encode(self._pixels.preprocess(image, height, width)))
+
+    def _look(self, images: Sequence[Image]) -> VisualTokens:
         self.residency.use(self.text_encoder)
-        visual = look(self.text_encoder, self.processor, sights)
-        return References(visual, torch.cat(tokens, dim=1), tuple(grids), images[-1].size)
+        sizes = [fit(self.areas.sight, image.width / image.height) for image in images]
+        sights = [
+            self._pixels.resize(image, height, width) for image, (width, height) in zip(images, sizes, strict=True)
+        ]
+        return look(self.text_encoder, self.processor, sights)
 
     @torch.no_grad()
     def embed(self, prompt: str, references: References) -> Tensor:
         """[L, D]: one prompt read beside the pictures, without the template's prefix. Raises PromptTooLong."""
+        return self.encodings.prompt(prompt, references.visual, partial(self._read, prompt, references.visual))
+
+    def _read(self, prompt: str, visual: VisualTokens) -> Tensor:
         self.residency.use(self.text_encoder)
-        return encode_text(self.text_encoder, self.processor, prompt, references.visual)[self.prefix :]
+        return encode_text(self.text_encoder, self.processor, prompt, visual)[self.prefix :]
 
     def condition(
         self, prompts: Sequence[str], references: References, negative_prompt: str | None = None

@@ -15,6 +15,7 @@ import torch
 
 from darkroom.errors import DarkroomError, ModelNotReady, UnsupportedType
 from darkroom.faults import is_the_devices
+from darkroom.models.cache import MIB, Encodings, TensorCache
 from darkroom.models.editor import Editor
 from darkroom.models.parts import LOADERS, expected_bytes, load_processor, load_schedule, occupied_bytes
 from darkroom.models.residency import OneAtATime, Resident
@@ -58,6 +59,7 @@ class Shelf:
         self.profile, self.budget_bytes = profile, budget_bytes
         self._parts: dict[tuple[Any, ...], _Part] = {}
         self._editors: OrderedDict[str, Editor] = OrderedDict()
+        self._encodings = TensorCache(int(profile.cache_mib * MIB))
         device = torch.device(profile.device)
         self._residency = OneAtATime(device) if profile.offload else Resident(device)
         self._lock = threading.Lock()
@@ -110,6 +112,7 @@ class Shelf:
             "models": {role: {k: v for k, v in vars(state).items() if v is not None} for role, state in states.items()},
             "parts_gib": round(self._occupied() / GIB, 4),
             "budget_gib": None if self.budget_bytes is None else round(self.budget_bytes / GIB, 4),
+            "encodings": self._encodings.report(),
         }
 
     # -- loading --------------------------------------------------------------------------------
@@ -160,6 +163,10 @@ class Shelf:
             max_batch=self.profile.max_batch,
             levers=self.profile.levers,
             vocabulary=vocabulary(folder),
+            encodings=Encodings(
+                self._encodings,
+                (keys["text_encoder"], keys["vae"], fingerprint(folder / "processor"), spec.areas),
+            ),
         )
 
     def _claim(self, role: str, keys: Iterable[tuple[Any, ...]]) -> None:

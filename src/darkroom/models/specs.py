@@ -33,7 +33,7 @@ class Profile:
 
     reserve_gib: device memory kept for activations. offload: parts visit the device one after the other, because
     they do not fit side by side. max_batch: images that share one forward. max_side: longest output side in pixels.
-    exact: bit for bit diffusers' pipeline.
+    exact: bit for bit diffusers' pipeline. cache_mib: memory of the machine for encodings of pictures and prompts.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Profile:
     reserve_gib: float = 6.0
     offload: bool = False
     exact: bool = False
+    cache_mib: float = 512.0
 
     @property
     def levers(self) -> Levers:
@@ -57,12 +58,14 @@ REAL: Mapping[str, ModelSpec] = {
     "video": ModelSpec("Qwen/Qwen-Image-Edit-2509"),
 }
 
-_POCKET_EDIT = ModelSpec(str(POCKET_WEIGHTS / "edit"), areas=Areas(sight=128 * 128, vae=128 * 128), presets=POCKET)
+_POCKET = {
+    "edit": ModelSpec(str(POCKET_WEIGHTS / "edit"), areas=Areas(sight=128 * 128, vae=128 * 128), presets=POCKET),
+}
 
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile("pocket", "cpu", "float32", {"edit": _POCKET_EDIT}, max_side=1_024, max_batch=16, reserve_gib=0.0),
+        Profile("pocket", "cpu", "float32", _POCKET, max_side=1_024, max_batch=16, reserve_gib=0.0, cache_mib=64.0),
         Profile("l4", "cuda", "fp8", REAL, max_batch=1, reserve_gib=2.0, offload=True),
         Profile("a6000", "cuda", "bf16", REAL, max_batch=1, reserve_gib=4.0, offload=True),
         Profile("a100", "cuda", "bf16", REAL),
@@ -102,4 +105,10 @@ def resolve(settings: Settings, card: Card | None) -> Profile:
             models[role] = replace(base, repo=repo, revision=revision)
         elif revision is not None and role in models:
             models[role] = replace(base, revision=revision)
-    return replace(profile, models=models, max_side=settings.max_side or profile.max_side, exact=settings.exact)
+    return replace(
+        profile,
+        models=models,
+        max_side=settings.max_side or profile.max_side,
+        exact=settings.exact,
+        cache_mib=profile.cache_mib if settings.cache_mib is None else settings.cache_mib,
+    )

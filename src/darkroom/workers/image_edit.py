@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from PIL.Image import Image
 from torch import Tensor
@@ -63,6 +63,7 @@ def run(job: ImageEdit, desk: Desk) -> Work:
     seed = job.seed if job.seed >= 0 else secrets.randbelow(2**31)
     inputs: Inputs = desk.prepared
     editor = desk.editor("edit")
+    known = editor.encodings.counts
     yield Progress("encode", 0, 1)
     with desk.clock.span("encode"):
         references = editor.reference(inputs.pictures)
@@ -84,6 +85,7 @@ def run(job: ImageEdit, desk: Desk) -> Work:
         "failed": [{"index": i, "prompt": job.prompts[i], **bad.reply()} for i, bad in sorted(failed.items())],
         "model": desk.shelf.identity("edit"),
         "parameters": {"num_inference_steps": preset.steps, "true_cfg_scale": preset.true_cfg_scale},
+        "encodings": asdict(editor.encodings.counts.since(known)),
     }
 
 
