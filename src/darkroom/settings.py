@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ProfileName = Literal["auto", "pocket", "l4", "a6000", "a100", "h200", "rtx3090"]
+PrecisionName = Literal["float32", "bf16", "fp8", "fp8_storage", "int8", "int4"]
 ROLES = ("edit", "video")
 """What a worker can load today; text to image and Qwen3-VL join with their recipes."""
 
@@ -41,6 +42,8 @@ class Settings(BaseSettings):
     edit_revision: str | None = None
     video_model: str | None = None
     video_revision: str | None = None
+    precision: PrecisionName | None = None
+    """How weights are stored and computed with; None takes the profile's."""
     preload: Annotated[tuple[str, ...], NoDecode] = ("edit",)
     """Roles loaded at start, comma separated; the others load with their first job."""
     memory_budget_gib: PositiveFloat | None = None
@@ -97,6 +100,9 @@ class Settings(BaseSettings):
     """Largest reply in 10^6 bytes; RunPod loses what is over 10 MB (/run)."""
     max_lora_mib: PositiveFloat = 2_048.0
     fetch_lora_seconds: PositiveFloat = 300.0
+    max_clip_mib: PositiveFloat = 256.0
+    """One video or zip of frames, or all frames of a list together."""
+    fetch_clip_seconds: PositiveFloat = 120.0
     allow_private_urls: bool = False
     """Let sources come from addresses that are not public. For tests and closed networks only."""
 

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-from darkroom.errors import InvalidInput, ModelNotReady, UnsupportedType
-from darkroom.models import lora, weights
+from darkroom.errors import ModelNotReady, UnsupportedType
+from darkroom.models import weights
+from darkroom.models.checkpoint import Unpacked
 from darkroom.models.editor import Editor
-from darkroom.models.parts import LOADERS, expected_bytes, load_schedule, occupied_bytes
+from darkroom.models.parts import LOADERS, load_schedule
+from darkroom.models.placement import PARTS
 from darkroom.models.residency import OneAtATime
 from darkroom.models.shelf import Shelf, default_budget
 from darkroom.models.specs import PROFILES, Card, ModelSpec, Profile, choose, resolve
 from darkroom.settings import Settings
-from darkroom.technique.sampling import sample
-from tests.fakes.loras import random_lora
 
 
 def copied(family: Path, folder: Path) -> Path:
@@ -64,7 +63,8 @@ def test_a_budget_evicts_the_least_recently_used_model_and_keeps_what_is_shared(
     changed = (("video", "transformer"), ("image", "vae"))
     folders = {name: altered(family, tmp_path / name, part) for name, part in changed}
     roles = with_models(profile, edit=family, **folders)
-    sizes = {part: expected_bytes(family / part, part, "float32") for part in LOADERS}
+    checkpoint = Unpacked(family, roles)
+    sizes = {part: checkpoint.device_bytes(part) for part in PARTS}
     # Room for two transformers and one of everything else; the slack is for buffers, which files do not hold.
     shelf = Shelf(roles, budget_bytes=sum(sizes.values()) + sizes["transformer"] + 100_000)
     edit = shelf.editor("edit")
@@ -81,14 +81,6 @@ def test_a_budget_evicts_the_least_recently_used_model_and_keeps_what_is_shared(
 def test_a_model_larger_than_the_budget_says_how_much_it_needs(profile: Profile) -> None:
     with pytest.raises(ModelNotReady, match="DARKROOM_MEMORY_BUDGET_GIB"):
         Shelf(profile, budget_bytes=1_000).editor("edit")
-
-
-@pytest.mark.parametrize("part", sorted(LOADERS))
-def test_the_memory_that_a_part_will_take_is_known_from_its_headers(family: Path, part: str) -> None:
-    module = LOADERS[part](family / part, "float32")
-    parameters = sum(p.numel() * p.element_size() for p in module.parameters())
-    assert expected_bytes(family / part, part, "float32") == parameters
-    assert occupied_bytes(module) >= parameters
 
 
 def test_missing_weights_name_the_folder_and_the_way_out_and_a_later_try_succeeds(
@@ -226,67 +218,6 @@ def test_a_device_fault_while_loading_is_not_told_as_a_bad_file(
     monkeypatch.setitem(LOADERS, "vae", broken)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="CUDA error"):
         Shelf(profile).editor("edit")
-
-
-@pytest.mark.parametrize("with_lora", [False, True])
-def test_a_whole_edit_runs_with_fp8_storage_and_a_lora_on_it(profile: Profile, with_lora: bool) -> None:
-    """float8 is storage: it has no arithmetic, so that one matrix left in it would raise."""
-    editor = Shelf(replace(profile, precision="fp8", models={"edit": profile.models["edit"]})).editor("edit")
-    plain = rendered(editor)
-    loras = [lora.Lora(random_lora(editor.transformer, 0.3), 1.0, "loras[0].path")] if with_lora else []
-    with lora.worn(editor.transformer, loras):
-        worn = rendered(editor)
-    assert torch.equal(plain, worn) is not with_lora
-    assert torch.equal(rendered(editor), plain)
-
-
-def rendered(editor: Editor) -> torch.Tensor:
-    references = editor.reference([Image.new("RGB", (128, 128), "teal")])
-    conditioning = editor.condition(["make it red"], references, " ")
-    latents = editor.noise([1], 128, 128)
-    for step in sample(editor.denoiser(conditioning, 128, 128, 4.0), latents, editor.sigmas(2, 128, 128)):
-        latents = step.latents
-    return editor.decode(latents, 128, 128)
-
-
-def test_a_refused_lora_leaves_no_layer_behind(editor: Editor) -> None:
-    names = [name for name, _ in editor.transformer.named_modules()]
-    good = random_lora(editor.transformer)
-    misfit = {key: value[:, :3] if "lora_A" in key else value for key, value in good.items()}
-    for bad in (misfit, {"foo": torch.zeros(1)}):
-        with (
-            pytest.raises(InvalidInput, match=r"loras\[0\]"),
-            lora.worn(editor.transformer, [lora.Lora(bad, 1.0, "loras[0].path")]),
-        ):
-            pass
-        assert [name for name, _ in editor.transformer.named_modules()] == names
-
-
-def test_memory_that_runs_out_while_a_lora_goes_on_is_not_the_loras_fault(
-    editor: Editor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(type(editor.transformer), "load_lora_adapter", full)
-    worn = lora.worn(editor.transformer, [lora.Lora(random_lora(editor.transformer), 1.0, "loras[0].path")])
-    with pytest.raises(torch.OutOfMemoryError), worn:
-        pass
-
-
-def test_fp8_storage_halves_the_matrices_and_stays_close(profile: Profile, family: Path) -> None:
-    plain = LOADERS["transformer"](family / "transformer", "bf16")
-    stored = LOADERS["transformer"](family / "transformer", "fp8")
-    assert occupied_bytes(stored) < 0.6 * occupied_bytes(plain)
-    generator = torch.Generator().manual_seed(0)
-    inputs = {
-        "hidden_states": torch.randn(1, 64, 64, generator=generator).bfloat16(),
-        "encoder_hidden_states": torch.randn(1, 10, 128, generator=generator).bfloat16(),
-        "timestep": torch.tensor([0.5]),
-        "img_shapes": [[(1, 8, 8)]],
-    }
-    expected, got = plain(**inputs).sample.float(), stored(**inputs).sample.float()
-    assert (expected - got).norm() < 0.1 * expected.norm()
 
 
 def test_a_folder_outside_the_hub_keeps_its_place_to_itself(tmp_path: Path) -> None:

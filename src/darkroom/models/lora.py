@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from darkroom.errors import FetchFailed, InputTooLarge, InvalidInput
@@ -127,24 +127,16 @@ def _put_on(transformer: Any, lora: Lora, name: str) -> None:
         weights = QwenImageLoraLoaderMixin.lora_state_dict(dict(lora.weights))
         if not weights or not all("lora" in key for key in weights):
             raise ValueError("no LoRA matrices")
-        QwenImageLoraLoaderMixin.load_lora_into_transformer(weights, transformer, adapter_name=name)
+        with warnings.catch_warnings():
+            # On torchao's matrices; a LoRA is worn beside them here and never merged.
+            warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without")
+            QwenImageLoraLoaderMixin.load_lora_into_transformer(weights, transformer, adapter_name=name)
         if name not in transformer.peft_config:
             raise ValueError("no layer of this name")
-        _widen(transformer, weights, name)
     except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         if is_the_devices(error):
             raise
         raise InvalidInput(f"{lora.field} is not a LoRA for this model", field=lora.field) from error
-
-
-def _widen(transformer: Any, weights: dict[str, Tensor], name: str) -> None:
-    """Give a LoRA the model's compute type again where peft has taken FP8, the storage type of the layer below it."""
-    parameters = dict(transformer.named_parameters())
-    for key, tensor in weights.items():
-        layer, matrix, _ = key.removeprefix("transformer.").rsplit(".", 2)
-        parameter = parameters.get(f"{layer}.{matrix}.{name}.weight")
-        if parameter is not None and parameter.dtype == torch.float8_e4m3fn:
-            parameter.data = tensor.to(parameter.device, transformer.img_in.bias.dtype)
 
 
 def _take_off(transformer: Any) -> None:

@@ -3,45 +3,44 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from darkroom.errors import ModelNotReady
-from darkroom.models.precision import compute_dtype, four_bit, store_in_fp8
+from darkroom.models.placement import Weight, keep_embeddings_on_host, module_name, weigh
+from darkroom.models.precision import compute_dtype, quantise
 from darkroom.models.specs import Precision
 from darkroom.technique.schedule import Schedule
 
-BYTES_PER_PARAMETER = {"float32": 4.0, "bf16": 2.0, "fp8": 1.0, "int4": 0.56}
+CLASSES = {
+    "transformer": "QwenImageTransformer2DModel",
+    "text_encoder": "Qwen2_5_VLForConditionalGeneration",
+    "vae": "AutoencoderKLQwenImage",
+}
 
 
 def load_transformer(folder: Path, precision: Precision) -> Any:
     """QwenImageTransformer2DModel in evaluation mode on the CPU. Guidance-distilled variants are refused."""
     from diffusers import QwenImageTransformer2DModel
 
-    extra = {"quantization_config": four_bit()} if precision == "int4" else {}
-    model = QwenImageTransformer2DModel.from_pretrained(folder, torch_dtype=compute_dtype(precision), **extra)
-    if model.config.guidance_embeds or model.config.use_additional_t_cond:
-        raise ModelNotReady("this transformer takes guidance or extra time conditions, which Qwen-Image-Edit has not")
-    return _settled(model, precision)
+    model = QwenImageTransformer2DModel.from_pretrained(folder, torch_dtype=compute_dtype(precision))
+    return quantise(_settled(plain_transformer(model)), "transformer", precision)
 
 
 def load_text_encoder(folder: Path, precision: Precision) -> Any:
-    """Qwen2_5_VLForConditionalGeneration in evaluation mode on the CPU."""
+    """Qwen2_5_VLForConditionalGeneration in evaluation mode on the CPU, without the language head."""
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=compute_dtype(precision))
-    return _settled(model, precision)
+    return quantise(_settled(keep_embeddings_on_host(model)), "text_encoder", precision)
 
 
 def load_vae(folder: Path, precision: Precision) -> Any:
     """AutoencoderKLQwenImage in evaluation mode on the CPU; never stored in less than its compute type."""
     from diffusers import AutoencoderKLQwenImage
 
-    model = AutoencoderKLQwenImage.from_pretrained(folder, torch_dtype=compute_dtype(precision))
-    return model.eval().requires_grad_(False)
+    return _settled(AutoencoderKLQwenImage.from_pretrained(folder, torch_dtype=compute_dtype(precision)))
 
 
 LOADERS: Mapping[str, Callable[[Path, Precision], Any]] = {
@@ -50,6 +49,44 @@ LOADERS: Mapping[str, Callable[[Path, Precision], Any]] = {
     "vae": load_vae,
 }
 """The heavy parts: shared between models when equal, counted in the memory budget."""
+
+
+def skeleton(folder: Path, part: str) -> Any:
+    """A part's module from its configuration alone: parameters on the meta device, buffers as they are.
+
+    Patches torch while it runs, so that only one thread may be building modules. Raises ModelNotReady for a
+    configuration of another class.
+    """
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    check_class(folder, part)
+    with init_empty_weights():
+        if part == "transformer":
+            config = QwenImageTransformer2DModel.load_config(folder)
+            return _settled(plain_transformer(QwenImageTransformer2DModel.from_config(config)))
+        if part == "vae":
+            return _settled(AutoencoderKLQwenImage.from_config(AutoencoderKLQwenImage.load_config(folder)))
+        return _settled(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(folder)))
+
+
+def check_class(folder: Path, part: str) -> None:
+    """Raise ModelNotReady where a part's configuration is missing, unreadable or names another class."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        found = config["_class_name"] if "_class_name" in config else config["architectures"][0]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise ModelNotReady(f"{folder.name}/config.json does not say which class this part is") from error
+    if found != CLASSES[part]:
+        raise ModelNotReady(f"the {part} is a {found}, and Qwen-Image-Edit has a {CLASSES[part]}")
+
+
+def plain_transformer(model: Any) -> Any:
+    """The transformer itself. Raises ModelNotReady for one that is distilled for guidance."""
+    if model.config.guidance_embeds or model.config.use_additional_t_cond:
+        raise ModelNotReady("this transformer takes guidance or extra time conditions, which Qwen-Image-Edit has not")
+    return model
 
 
 def load_processor(folder: Path) -> Any:
@@ -84,33 +121,21 @@ def load_schedule(folder: Path) -> Schedule:
     )
 
 
-def expected_bytes(folder: Path, part: str, precision: Precision) -> int:
+def expected_weight(folder: Path, part: str, precision: Precision) -> Weight:
     """Memory that a part will take, from the headers of its safetensors files; nothing is loaded."""
-    parameters = sum(_parameters(path) for path in folder.glob("*.safetensors"))
-    kept = "bf16" if part == "vae" and precision != "float32" else precision
-    if part == "text_encoder" and precision == "int4":
-        kept = "bf16"
-    return int(parameters * BYTES_PER_PARAMETER[kept])
+    named = [entry for path in sorted(folder.glob("*.safetensors")) for entry in header(path)]
+    return weigh(part, [(module_name(part, name), shape) for name, shape in named], precision)
 
 
-def occupied_bytes(module: torch.nn.Module) -> int:
-    """Bytes of a loaded module's parameters and buffers."""
-    return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
-
-
-def _settled(model: Any, precision: Precision) -> Any:
-    model.eval().requires_grad_(False)
-    return store_in_fp8(model) if precision == "fp8" else model
-
-
-def _parameters(path: Path) -> int:
+def header(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of every tensor in a safetensors file."""
     with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    total = 0
-    for name, entry in header.items():
+        entries = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    for name, entry in entries.items():
         if name != "__metadata__":
-            count = 1
-            for side in entry["shape"]:
-                count *= side
-            total += count
-    return total
+            yield name, tuple(entry["shape"])
+
+
+def _settled(model: Any) -> Any:
+    model.eval().requires_grad_(False)
+    return model

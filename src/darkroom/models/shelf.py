@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +16,16 @@ import torch
 from darkroom.errors import DarkroomError, ModelNotReady, UnsupportedType
 from darkroom.faults import is_the_devices
 from darkroom.models.cache import MIB, Encodings, TensorCache
+from darkroom.models.checkpoint import Checkpoint, open_checkpoint
 from darkroom.models.editor import Editor
-from darkroom.models.parts import LOADERS, expected_bytes, load_processor, load_schedule, occupied_bytes
+from darkroom.models.parts import load_processor, load_schedule
+from darkroom.models.placement import PARTS, occupied_bytes
+from darkroom.models.precision import require
 from darkroom.models.residency import OneAtATime, Resident
 from darkroom.models.specs import Card, ModelSpec, Profile
-from darkroom.models.weights import fingerprint, locate, verify, vocabulary
+from darkroom.models.weights import fingerprint, locate, vocabulary
 
-EDITOR_PARTS = ("transformer", "text_encoder", "vae", "processor", "scheduler")
+EDITOR_PARTS = (*PARTS, "processor", "scheduler")
 GIB = 2**30
 
 
@@ -149,11 +152,13 @@ class Shelf:
     def _load(self, role: str) -> Editor:
         spec = self.spec(role)
         folder = locate(spec, EDITOR_PARTS)
-        verify(folder)
-        keys = {part: (part, fingerprint(folder / part)) for part in LOADERS}
+        require(self.profile.precision, read_card() if self.profile.device == "cuda" else None)
+        checkpoint = open_checkpoint(folder, self.profile)
+        keys = {part: checkpoint.key(part) for part in PARTS}
         self._claim(role, keys.values())
-        self._make_room(role, folder, [part for part, key in keys.items() if key not in self._parts])
-        modules = {part: self._part(role, key, folder / part) for part, key in keys.items()}
+        missing = [part for part, key in keys.items() if key not in self._parts]
+        self._make_room(role, [checkpoint.device_bytes(part) for part in missing])
+        modules = self._modules(role, checkpoint, keys)
         return Editor(
             **modules,
             processor=load_processor(folder / "processor"),
@@ -175,21 +180,22 @@ class Shelf:
             if key in self._parts:
                 self._parts[key].roles.add(role)
 
-    def _part(self, role: str, key: tuple[Any, ...], folder: Path) -> Any:
-        """Load a part, or share the equal one that another role has loaded."""
-        if key not in self._parts:
-            module = LOADERS[key[0]](folder, self.profile.precision)
-            # The VAE is small and needed at both ends of a job: it stays on the device under every profile. What
-            # visits waits on the CPU, also where a quantising loader has put it on the device.
-            module.to("cpu" if self.profile.offload and key[0] != "vae" else self._residency.device)
-            self._parts[key] = _Part(module, occupied_bytes(module))
-        self._parts[key].roles.add(role)
-        return self._parts[key].module
+    def _modules(self, role: str, checkpoint: Checkpoint, keys: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+        """Every part: what is not here yet is loaded, what another role has loaded is shared."""
+        missing = [part for part, key in keys.items() if key not in self._parts]
+        for part, module in checkpoint.load({part: self._home(part) for part in missing}).items():
+            self._parts[keys[part]] = _Part(module, occupied_bytes(module))
+        for key in keys.values():
+            self._parts[key].roles.add(role)
+        return {part: self._parts[key].module for part, key in keys.items()}
 
-    def _make_room(self, role: str, folder: Path, missing: list[str]) -> None:
+    def _home(self, part: str) -> torch.device:
+        """Where a part waits. The VAE is small and needed at both ends of a job: it stays on the device everywhere."""
+        return torch.device("cpu") if self.profile.offload and part != "vae" else self._residency.device
+
+    def _make_room(self, role: str, sizes: Sequence[int]) -> None:
         if self.budget_bytes is None:
             return
-        sizes = [expected_bytes(folder / part, part, self.profile.precision) for part in missing]
         # Parts that visit the device one after the other need room for the largest alone.
         need = max(sizes, default=0) if self.profile.offload else sum(sizes)
         while self._occupied() + need > self.budget_bytes and self._editors:
@@ -231,7 +237,7 @@ def read_card() -> Card | None:
     if not torch.cuda.is_available():
         return None
     properties = torch.cuda.get_device_properties(0)
-    return Card(properties.total_memory / GIB, (properties.major, properties.minor))
+    return Card(properties.total_memory / GIB, (properties.major, properties.minor), properties.name)
 
 
 def default_budget(profile: Profile, card: Card | None, setting_gib: float | None) -> int | None:

@@ -10,9 +10,16 @@ from typing import Literal
 from darkroom.models.areas import Areas
 from darkroom.models.levers import Levers
 from darkroom.models.presets import EDIT_2511, POCKET, Preset
-from darkroom.settings import ROLES, Settings
+from darkroom.settings import ROLES, PrecisionName, Settings
 
-Precision = Literal["float32", "bf16", "fp8", "int4"]
+Precision = PrecisionName
+"""float32; bf16; fp8: a scale per row, multiplied in FP8; fp8_storage: widened to bf16 layer by layer; int8: both
+sides; int4: NF4."""
+
+FP8 = (8, 9)
+"""The compute capability that FP8 matrix products ask for."""
+RESIDENT_GIB = 20.0
+"""From this memory on even a profile that may take turns keeps all parts on the card."""
 
 POCKET_WEIGHTS = Path(__file__).resolve().parent.parent / "pocket" / "weights"
 
@@ -31,8 +38,9 @@ class ModelSpec:
 class Profile:
     """One class of card.
 
-    reserve_gib: device memory kept for activations. offload: parts visit the device one after the other, because
-    they do not fit side by side. max_batch: images that share one forward. max_side: longest output side in pixels.
+    reserve_gib: device memory kept for activations. offload: parts visit the device one after the other where they
+    do not fit side by side. prefers_fp8: FP8 in the place of the profile's precision on chips that multiply in it.
+    max_batch: images that share one forward. max_side: longest output side in pixels.
     exact: bit for bit diffusers' pipeline. cache_mib: memory of the machine for encodings of pictures and prompts.
     """
 
@@ -44,6 +52,7 @@ class Profile:
     max_batch: int = 4
     reserve_gib: float = 6.0
     offload: bool = False
+    prefers_fp8: bool = False
     exact: bool = False
     cache_mib: float = 512.0
 
@@ -66,8 +75,8 @@ PROFILES: Mapping[str, Profile] = {
     profile.name: profile
     for profile in (
         Profile("pocket", "cpu", "float32", _POCKET, max_side=1_024, max_batch=16, reserve_gib=0.0, cache_mib=64.0),
-        Profile("l4", "cuda", "fp8", REAL, max_batch=1, reserve_gib=2.0, offload=True),
-        Profile("a6000", "cuda", "bf16", REAL, max_batch=1, reserve_gib=4.0, offload=True),
+        Profile("l4", "cuda", "fp8", REAL, max_batch=1, reserve_gib=2.0),
+        Profile("a6000", "cuda", "bf16", REAL, max_batch=1, reserve_gib=4.0, prefers_fp8=True),
         Profile("a100", "cuda", "bf16", REAL),
         Profile("h200", "cuda", "bf16", REAL, max_batch=8, reserve_gib=12.0),
         Profile("rtx3090", "cuda", "int4", REAL, max_batch=1, reserve_gib=2.0, offload=True),
@@ -77,10 +86,11 @@ PROFILES: Mapping[str, Profile] = {
 
 @dataclass(frozen=True)
 class Card:
-    """What `auto` looks at: total device memory and compute capability."""
+    """What `auto` looks at: total device memory and compute capability; `name` is for people."""
 
     memory_gib: float
     capability: tuple[int, int]
+    name: str = ""
 
 
 def choose(card: Card | None) -> str:
@@ -90,7 +100,7 @@ def choose(card: Card | None) -> str:
     for name, least in (("h200", 120.0), ("a100", 70.0), ("a6000", 40.0)):
         if card.memory_gib >= least:
             return name
-    return "l4" if card.memory_gib >= 21.0 and card.capability >= (8, 9) else "rtx3090"
+    return "l4" if card.memory_gib >= 21.0 and card.capability >= FP8 else "rtx3090"
 
 
 def resolve(settings: Settings, card: Card | None) -> Profile:
@@ -109,6 +119,13 @@ def resolve(settings: Settings, card: Card | None) -> Profile:
         profile,
         models=models,
         max_side=settings.max_side or profile.max_side,
+        precision=settings.precision or own_precision(profile, card),
+        offload=profile.offload and (card is None or card.memory_gib < RESIDENT_GIB),
         exact=settings.exact,
         cache_mib=profile.cache_mib if settings.cache_mib is None else settings.cache_mib,
     )
+
+
+def own_precision(profile: Profile, card: Card | None) -> Precision:
+    """What a profile takes on this card where settings say nothing."""
+    return "fp8" if profile.prefers_fp8 and card is not None and card.capability >= FP8 else profile.precision

@@ -1,0 +1,74 @@
+"""A folder of weights as the shelf sees it: which parts it has, what they weigh, and the parts themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from darkroom.models import packing
+from darkroom.models.packing.manifest import check_precision
+from darkroom.models.parts import LOADERS, expected_weight
+from darkroom.models.specs import Profile
+from darkroom.models.weights import fingerprint, verify
+
+
+class Checkpoint(Protocol):
+    """Where parts come from."""
+
+    def key(self, part: str) -> tuple[Any, ...]:
+        """Equal for equal parts, wherever they lie."""
+
+    def device_bytes(self, part: str) -> int:
+        """What the part will take on the device; nothing is loaded."""
+
+    def load(self, devices: Mapping[str, torch.device]) -> dict[str, Any]:
+        """The parts, in evaluation mode, each on its device. Raises ModelNotReady."""
+
+
+class Unpacked:
+    """diffusers' layout: each part by its class's `from_pretrained`, one after the other, quantised on the CPU."""
+
+    def __init__(self, folder: Path, profile: Profile) -> None:
+        verify(folder)
+        self.folder, self.precision, self.folded = folder, profile.precision, profile.levers.fold
+
+    def key(self, part: str) -> tuple[Any, ...]:
+        return (part, fingerprint(self.folder / part))
+
+    def device_bytes(self, part: str) -> int:
+        weight = expected_weight(self.folder / part, part, self.precision)
+        return weight.device + (0 if self.folded else weight.modulation)
+
+    def load(self, devices: Mapping[str, torch.device]) -> dict[str, Any]:
+        return {
+            part: LOADERS[part](self.folder / part, self.precision).to(device) for part, device in devices.items()
+        }
+
+
+class Packed:
+    """What `darkroom pack` wrote: all parts streamed side by side. Raises ModelNotReady for another precision."""
+
+    def __init__(self, folder: Path, profile: Profile) -> None:
+        self.folder, self.folded = folder, profile.levers.fold
+        self.manifest = packing.read_manifest(folder)
+        check_precision(folder, self.manifest, profile.precision, profile.name)
+
+    def key(self, part: str) -> tuple[Any, ...]:
+        return (part, self.manifest.fingerprint(part))
+
+    def device_bytes(self, part: str) -> int:
+        modulation = part == "transformer" and not self.folded
+        return self.manifest.size(part, *(["modulation"] if modulation else []))
+
+    def load(self, devices: Mapping[str, torch.device]) -> dict[str, Any]:
+        return packing.load(self.folder, devices, folded=self.folded).wait()
+
+
+def open_checkpoint(folder: Path, profile: Profile) -> Checkpoint:
+    """The folder as what it is: packed where it has a manifest."""
+    return Packed(folder, profile) if packing.is_packed(folder) else Unpacked(folder, profile)
+
+

@@ -1,0 +1,185 @@
+"""`pack`: from a checkpoint in diffusers' layout to a packed artifact, tensor by tensor."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from torch import Tensor
+
+from darkroom.errors import InvalidInput, ModelNotReady
+from darkroom.models.packing.manifest import FORMAT, MANIFEST, PARTIAL, File, Manifest, Progress, Source
+from darkroom.models.packing.source import SMALL, Entry, entries, source_fingerprint, tensors
+from darkroom.models.placement import PARTS, place
+from darkroom.models.precision import compute_dtype, scheme_of, stored_bytes
+from darkroom.models.specs import ModelSpec, Precision
+from darkroom.models.weights import VOCABULARY, locate
+from darkroom.models.weights import verify as verify_source
+
+SHARD_BYTES = 2**30
+"""About what one file holds: files are read side by side, and each is held in memory while it is written."""
+
+SECTION = {"host": "embeddings", "modulation": "modulation"}
+"""Sections that are not named for their part."""
+
+
+def pack(
+    spec: ModelSpec, out: Path, profile: str, precision: Precision, progress: Progress | None = None
+) -> Manifest:
+    """Pack a checkpoint (a local folder or a hub id) into `out`, which must not exist or be empty.
+
+    Everything is written to `out` + ".partial" and renamed at the end. What an interrupted run has left there is
+    removed first. Takes the memory of one file (1 GiB) and of the largest matrix in float32.
+
+    Raises InvalidInput for an `out` that is in use, ModelNotReady for a source that is not a whole Qwen-Image-Edit or
+    a disk that is too small.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InvalidInput(f"{out} is there already and not empty; name another folder, or remove it", field="OUT")
+    source = locate(spec, (*PARTS, *SMALL))
+    verify_source(source)
+    plan = {part: entries(source, part) for part in PARTS}
+    total = sum(stored_bytes(part, e.name, e.shape, precision) for part in PARTS for e in plan[part])
+    _check_space(out, total)
+    with _partial(out) as partial:
+        writer = _Writer(partial, precision, total, progress)
+        for part in PARTS:
+            writer.part(part, plan[part])
+        other = _copy_small(source, partial)
+        manifest = Manifest(
+            format=FORMAT,
+            profile=profile,
+            precision=precision,
+            source=Source(id=_id(spec), revision=spec.revision, fingerprint=source_fingerprint(source)),
+            versions={name: version(name) for name in ("darkroom", "torch", "torchao", "diffusers", "transformers")},
+            sections={name: tuple(files) for name, files in writer.sections.items()},
+            other=tuple(other),
+        )
+        (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+        _settled(partial, MANIFEST)
+    return manifest
+
+
+class _Writer:
+    """Collects tensors per section and writes a file whenever there are enough."""
+
+    def __init__(self, folder: Path, precision: Precision, total: int, progress: Progress | None) -> None:
+        self.folder, self.precision, self.total, self.progress = folder, precision, total, progress
+        self.sections: dict[str, list[File]] = {}
+        self._waiting: dict[str, dict[str, Tensor]] = {}
+        self._done = 0
+
+    def part(self, part: str, planned: list[Entry]) -> None:
+        """Write all of one part."""
+        # File by file, as the source is laid out: nothing is read twice or out of order.
+        for entry, tensor in tensors(sorted(planned, key=lambda e: e.file)):
+            where = place(part, entry.name)
+            section = SECTION.get(where, part)
+            waiting = self._waiting.setdefault(section, {})
+            waiting.update(self._stored(part, entry, tensor))
+            if sum(t.nbytes for t in waiting.values()) >= SHARD_BYTES:
+                self._flush(section)
+            self._report(part, stored_bytes(part, entry.name, entry.shape, self.precision))
+        for section in list(self._waiting):
+            self._flush(section)
+
+    def _stored(self, part: str, entry: Entry, tensor: Tensor) -> dict[str, Tensor]:
+        scheme = scheme_of(part, entry.name, entry.shape, self.precision)
+        dtype = compute_dtype(self.precision)
+        if scheme is None:
+            return {entry.name: tensor.to(dtype).contiguous()}
+        # Rounded to the compute type first, as an unpacked checkpoint is when it is loaded.
+        return {f"{entry.name}{ending}": t for ending, t in scheme.quantised(tensor.to(dtype)).items()}
+
+    def _flush(self, section: str) -> None:
+        from safetensors.torch import save_file
+
+        waiting = self._waiting.pop(section)
+        if not waiting:
+            return
+        files = self.sections.setdefault(section, [])
+        name = f"{section}/{len(files) + 1:05d}.safetensors"
+        (self.folder / section).mkdir(exist_ok=True)
+        save_file(waiting, self.folder / name, {"format": "pt"})
+        files.append(_settled(self.folder, name))
+
+    def _report(self, part: str, number: int) -> None:
+        self._done += number
+        if self.progress:
+            self.progress(part, self._done, self.total)
+
+
+def _settled(folder: Path, name: str) -> File:
+    """A written file, on the disk for good, and what is there."""
+    with (folder / name).open("rb") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return File(name=name, bytes=file.tell(), sha256=digest)
+
+
+def _copy_small(source: Path, folder: Path) -> list[File]:
+    """Configurations, processor, scheduler, a miniature's vocabulary."""
+    wanted = [source / part / "config.json" for part in PARTS]
+    wanted += [path for part in SMALL for path in sorted((source / part).rglob("*")) if path.is_file()]
+    wanted += [path for path in (source / "model_index.json", source / VOCABULARY) if path.is_file()]
+    files = []
+    for path in wanted:
+        name = path.relative_to(source)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
+        files.append(_settled(folder, str(name)))
+    return files
+
+
+@contextmanager
+def _partial(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` when the block ends well; one process at a time writes there."""
+    partial = out.with_name(out.name + PARTIAL)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        with _locked(partial):
+            for left in partial.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            yield partial
+            if out.is_dir():
+                out.rmdir()
+            partial.rename(out)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise ModelNotReady(f"the disk of {out} is full; free some space and pack again") from error
+        raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InvalidInput(f"another pack is writing to {folder}", field="OUT") from None
+    finally:
+        os.close(handle)
+
+
+def _check_space(out: Path, needed: int) -> None:
+    existing = next(parent for parent in out.absolute().parents if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ModelNotReady(
+            f"the artifact takes {needed / 1e9:.2f} GB and {existing} has {free / 1e9:.2f} GB free: make room, or "
+            "name a folder on another disk"
+        )
+
+
+def _id(spec: ModelSpec) -> str:
+    """A hub id whole; of a folder its name, since a path tells more than whoever gets the artifact should know."""
+    return Path(spec.repo).resolve().name if Path(spec.repo).is_dir() else spec.repo
