@@ -169,11 +169,11 @@ def test_sigterm_finishes_the_running_job_and_takes_no_more(family: Path, tmp_pa
         endpoint.stop()
 
 
-def worker_pid(state: dict[str, Any]) -> int:
+def worker_pid(state: dict[str, Any], script: str = "handler.py") -> int:
     """The process that runs the worker loop; its heartbeat, a child of it, shares command and environment."""
     name = f"RUNPOD_POD_ID={state['workerId']}".encode()
     mine = {pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if name in told(pid, "environ")}
-    handlers = {pid for pid in mine if told(pid, "cmdline").split(b"\0")[1:2] == [str(ROOT / "handler.py").encode()]}
+    handlers = {pid for pid in mine if b"".join(told(pid, "cmdline").split(b"\0")[1:2]).endswith(script.encode())}
     (worker,) = (pid for pid in handlers if parent(pid) not in handlers)
     return worker
 
