@@ -62,6 +62,30 @@ def test_edits_are_drawn_from_their_seed_alone() -> None:
         assert np.array_equal(one.target, other.target)
 
 
+@pytest.mark.parametrize(("width", "height"), [(192, 128), (128, 192)])
+def test_edits_come_in_other_aspects_and_are_judged_there(width: int, height: int) -> None:
+    for kind in KINDS:
+        edit = draw_edit(np.random.default_rng(3), kind, width=width, height=height)
+        assert edit.source.shape == edit.target.shape == (height, width, 3)
+        assert edit.mask.shape == (height, width)
+        assert is_right(edit, edit.target)
+
+
+@pytest.mark.parametrize("shapes", [1, 2, 3, 4])
+def test_scenes_have_as_many_shapes_as_asked_and_one_of_them_is_meant(shapes: int) -> None:
+    for case in CASES:
+        edit = draw_edit(np.random.default_rng(case), "recolour", shapes=shapes)
+        assert edit.scene is not None
+        assert len(edit.scene.items) == shapes
+        named = [item for item in edit.scene.items if item.shape in edit.instruction.lower()]
+        assert named == [edit.after]
+
+
+def test_a_number_of_shapes_that_finds_no_room_is_refused() -> None:
+    with pytest.raises(ValueError, match="shapes must be 1 to 4"):
+        draw_scene(np.random.default_rng(0), shapes=5)
+
+
 def test_instructions_name_what_they_change() -> None:
     for kind in ("recolour", "turn", "move", "add"):
         for case in CASES:

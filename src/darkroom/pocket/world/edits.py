@@ -1,12 +1,13 @@
 """Edits with exact ground truth: a source, an instruction, the target, and where the two may differ."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-import cv2
 import numpy as np
 
-from darkroom.pocket.world.colours import NAMES, Pixels, rgb
+from darkroom.pocket.world.colours import NAMES, rgb
+from darkroom.pocket.world.edit import Edit as Edit
+from darkroom.pocket.world.edit import grown
 from darkroom.pocket.world.grounds import flat
 from darkroom.pocket.world.photos import crop
 from darkroom.pocket.world.phrases import DIRECTIONS, phrase
@@ -19,40 +20,34 @@ MOVE_PIXELS = 32
 GROWTH = 1.5
 ADDED_RADIUS = (17.0, 22.0)
 
-
-@dataclass(frozen=True)
-class Edit:
-    """One example. Pictures are [H, W, 3] in [0, 1]; `mask` is [H, W], True where source and target may differ.
-
-    `before` and `after` are the edited shape in either picture, where there is one; `colour` the colour asked for.
-    """
-
-    kind: str
-    instruction: str
-    source: Pixels
-    target: Pixels
-    mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-    before: Item | None = None
-    after: Item | None = None
-    colour: str | None = None
-    scene: Scene | None = field(default=None, repr=False)
-
-
 Draw = Callable[[np.random.Generator, Scene], Edit | None]
 
 
-def draw_edit(rng: np.random.Generator, kind: str, held_out: bool = False, photo: float = 0.5) -> Edit:
-    """A random edit of `kind`. Tones take a photo with probability `photo`, from the held-out ones if asked."""
+def draw_edit(
+    rng: np.random.Generator,
+    kind: str,
+    held_out: bool = False,
+    photo: float = 0.5,
+    width: int = 128,
+    height: int = 128,
+    shapes: int | None = None,
+) -> Edit:
+    """A random edit of `kind`, of `width` × `height` pixels.
+
+    Tones take a photo with probability `photo`, from the held-out ones if asked. `shapes`: in scenes with so many
+    shapes, 1 to 4, of which the words mean one; without it as many as `draw_scene` pleases.
+    """
     if kind in TONES:
-        return _tone(rng, kind, held_out, photo)
+        return _tone(rng, kind, held_out, photo, width, height)
     while True:
-        edit = SHAPE_EDITS[kind](rng, draw_scene(rng))
+        edit = SHAPE_EDITS[kind](rng, draw_scene(rng, width, height, shapes))
         if edit is not None:
             return edit
 
 
-def _tone(rng: np.random.Generator, kind: str, held_out: bool, photo: float) -> Edit:
-    source = crop(rng, 128, 128, held_out) if rng.random() < photo else draw_scene(rng).render()
+def _tone(rng: np.random.Generator, kind: str, held_out: bool, photo: float, width: int, height: int) -> Edit:
+    of_photo = rng.random() < photo
+    source = crop(rng, width, height, held_out) if of_photo else draw_scene(rng, width, height).render()
     everywhere = np.ones(source.shape[:2], dtype=np.bool_)
     return Edit(kind, phrase(rng, kind), source, TONES[kind](source), everywhere)
 
@@ -145,9 +140,8 @@ def _swapped(kind: str, text: str, scene: Scene, before: Item | None, after: Ite
     items = tuple(item for item in scene.items if item != before)
     target = replace(scene, items=items if after is None else (*items, after))
     covered = [scene.mask(item) > 0 for item in (before, after) if item is not None]
-    mask = np.any(covered, axis=0)
     # The shapes' own pixels and one beyond, for what rounds there.
-    mask = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.bool_)
+    mask = grown(np.any(covered, axis=0))
     colour = after.colour if after is not None else None
     return Edit(kind, text, scene.render(), target.render(), mask, before, after, colour, target)
 

@@ -12,6 +12,7 @@ from darkroom.pocket.world.shapes import SHAPES, coverage
 _MARGIN = 3.0
 # A shape whose colour is nearer to what is behind it than this would be hard to see.
 _CONTRAST = 0.42
+_MOST_SHAPES = 4
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,12 @@ class Scene:
 
     def render(self) -> Pixels:
         """[height, width, 3] in [0, 1]."""
-        image = self.ground
+        image = self.ground.astype(np.float32)
         for item in self.items:
-            mask = self.mask(item)[..., None]
-            image = image * (1 - mask) + rgb(item.colour) * mask
-        return image.astype(np.float32)
+            mask = self.mask(item)
+            inked = mask > 0
+            image[inked] += mask[inked, None] * (rgb(item.colour) - image[inked])
+        return image
 
     def swap(self, old: Item, new: Item | None) -> "Scene":
         """The scene with `new` in the place of `old`, or without it."""
@@ -59,15 +61,21 @@ class Scene:
         return replace(self, items=kept if new is None else (*kept, new))
 
 
-def draw_scene(rng: np.random.Generator, width: int = 128, height: int = 128) -> Scene:
-    """A random scene with one to four shapes."""
+def draw_scene(rng: np.random.Generator, width: int = 128, height: int = 128, shapes: int | None = None) -> Scene:
+    """A random scene with `shapes` shapes, or with one to four.
+
+    Raises ValueError where `shapes` is not one to four: more seldom find room.
+    """
+    if shapes is not None and not 1 <= shapes <= _MOST_SHAPES:
+        raise ValueError(f"shapes must be 1 to {_MOST_SHAPES}, not {shapes}")
     scene = Scene(ground(rng, width, height), ())
-    shapes = rng.permutation(SHAPES)[: rng.choice([1, 2, 3, 4], p=[0.25, 0.35, 0.25, 0.15])]
-    for shape in shapes:
+    order = rng.permutation(SHAPES)
+    for shape in order[: shapes or rng.choice([1, 2, 3, 4], p=[0.25, 0.35, 0.25, 0.15])]:
         item = place(rng, scene, str(shape))
         if item is not None:
             scene = replace(scene, items=(*scene.items, item))
-    return scene if scene.items else draw_scene(rng, width, height)
+    complete = scene.items if shapes is None else len(scene.items) == shapes
+    return scene if complete else draw_scene(rng, width, height, shapes)
 
 
 def place(rng: np.random.Generator, scene: Scene, shape: str, radius: float | None = None) -> Item | None:

@@ -9,10 +9,22 @@ SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 
 # Drawn this many times larger and averaged down: smooth edges, exact to 1/16 of a pixel's area.
 _SUPERSAMPLING = 4
+# The triangle's lower corners lie farthest out, in radii.
+_REACH = 1.25
 
 
 def coverage(shape: str, x: float, y: float, radius: float, degrees: float, width: int, height: int) -> Pixels:
     """[height, width] in [0, 1]: `shape` centred on (x, y) pixels, inside a circle of about `radius` pixels."""
+    covered = np.zeros((height, width), np.float32)
+    reach = _REACH * radius + 1
+    left, top = max(int(x - reach), 0), max(int(y - reach), 0)
+    right, bottom = min(int(x + reach) + 1, width), min(int(y + reach) + 1, height)
+    if left < right and top < bottom:
+        covered[top:bottom, left:right] = _drawn(shape, x - left, y - top, radius, degrees, right - left, bottom - top)
+    return covered
+
+
+def _drawn(shape: str, x: float, y: float, radius: float, degrees: float, width: int, height: int) -> Pixels:
     scale = _SUPERSAMPLING
     canvas = np.zeros((height * scale, width * scale), np.uint8)
     centre = np.array([x, y]) * scale
