@@ -1,7 +1,10 @@
 """Edits made ready for training: latents, token ids and changed cells, rendered and encoded once, reused often."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from darkroom.pocket.stages.sight_stage import see
 from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX
 from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edits import Edit, draw_edit, reverse
+from darkroom.pocket.world.follow import draw_follow
 
 # How often each kind is drawn: the hard ones more often; undoing adds to bigger, smaller, remove, move, turn, recolour.
 WEIGHTS = {
@@ -35,6 +39,21 @@ WEIGHTS = {
 }
 # One cell of the transformer: 2 × 2 latents, 16 × 16 pixels.
 CELL = 16
+
+
+@dataclass(frozen=True)
+class Example:
+    """What training takes of an edit of any sort: pictures [H, W, 3] in [0, 1], `mask` [H, W] bool."""
+
+    kind: str
+    instruction: str
+    sources: tuple[Pixels, ...]
+    target: Pixels
+    mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+    @classmethod
+    def of(cls, edit: Edit) -> Example:
+        return cls(edit.kind, edit.instruction, (edit.source,), edit.target, edit.mask)
 
 
 @dataclass
@@ -83,33 +102,63 @@ def prompt_ids(
 
 def load_or_make(folder: Path, pipeline: QwenImageEditPlusPipeline, seed: int, edits: int) -> Pairs:
     """One shard of pairs, from `folder` where it was made before; `pipeline` brings VAE, tokenizer and sight."""
-    path = folder / f"pairs_{seed}_{edits}.pt"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(path, vars(make_pairs(pipeline, seed, edits)))
-    return Pairs(**torch.load(path, weights_only=True))
+    return _kept(folder / f"pairs_{seed}_{edits}.pt", lambda: make_pairs(pipeline, seed, edits))
+
+
+def load_or_make_follows(folder: Path, pipeline: QwenImageEditPlusPipeline, seed: int, edits: int) -> Pairs:
+    """As `load_or_make`, of the edits that take an edge map, an initial and a previous frame."""
+    return _kept(folder / f"follows_{seed}_{edits}.pt", lambda: make_follows(pipeline, seed, edits))
 
 
 def make_pairs(pipeline: QwenImageEditPlusPipeline, seed: int, edits: int) -> Pairs:
     """Draw `edits` edits from `seed`, and those that undo them."""
+    drawn = (Example.of(edit) for number in range(edits) for edit in _drawn(seed, number))
+    return encode_all(pipeline, drawn)
+
+
+def make_follows(pipeline: QwenImageEditPlusPipeline, seed: int, edits: int) -> Pairs:
+    """Draw `edits` frames of clips from `seed`."""
+    drawn = (draw_follow(np.random.default_rng((seed, 5, number))) for number in range(edits))
+    return encode_all(pipeline, (Example(f.kind, f.instruction, f.sources, f.target, f.mask) for f in drawn))
+
+
+def encode_all(pipeline: QwenImageEditPlusPipeline, examples: Iterable[Example], at_once: int = 24) -> Pairs:
+    """Encode `examples`, all of one size and number of pictures, `at_once` at a time."""
     lean = single_frame(pipeline.vae)
-    parts: list[Pairs] = []
-    for first in range(0, edits, 16):
-        drawn = [edit for number in range(first, min(first + 16, edits)) for edit in _drawn(seed, number)]
-        sources = [edit.source for edit in drawn]
-        with torch.no_grad():
-            seen = see(pipeline.text_encoder, pipeline.processor, sources).half()
-        parts.append(
-            Pairs(
-                source=encode(lean, sources),
-                target=encode(lean, [edit.target for edit in drawn]),
-                changed=torch.stack([_changed_cells(edit) for edit in drawn]),
-                seen=seen,
-                prompts=[prompt_ids(pipeline.tokenizer, edit.instruction) for edit in drawn],
-                kinds=[edit.kind for edit in drawn],
-            )
-        )
-    return join(parts)
+    return join([_encode_batch(pipeline, lean, batch) for batch in _batched(examples, at_once)])
+
+
+def _encode_batch(
+    pipeline: QwenImageEditPlusPipeline, lean: AutoencoderKLQwenImage, examples: Sequence[Example]
+) -> Pairs:
+    references = len(examples[0].sources)
+    sources = [source for example in examples for source in example.sources]
+    with torch.no_grad():
+        seen = see(pipeline.text_encoder, pipeline.processor, sources).half()
+    rows, columns = (side // CELL for side in examples[0].target.shape[:2])
+    grids = [(rows // 2, columns // 2)] * references
+    return Pairs(
+        source=encode(lean, sources).reshape(len(examples), references * rows * columns, -1),
+        target=encode(lean, [example.target for example in examples]),
+        changed=torch.stack([_changed_cells(example.mask) for example in examples]),
+        seen=seen.reshape(len(examples), references * rows * columns // 4, -1),
+        prompts=[prompt_ids(pipeline.tokenizer, example.instruction, grids) for example in examples],
+        kinds=[example.kind for example in examples],
+        grid=(rows, columns),
+    )
+
+
+def _batched(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
+    left = iter(examples)
+    while batch := list(islice(left, size)):
+        yield batch
+
+
+def _kept(path: Path, make: Callable[[], Pairs]) -> Pairs:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, vars(make()))
+    return Pairs(**torch.load(path, weights_only=True))
 
 
 def join(parts: list[Pairs]) -> Pairs:
@@ -174,7 +223,7 @@ def _bytes(image: Pixels) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.round(image * 255).astype(np.uint8)
 
 
-def _changed_cells(edit: Edit) -> Tensor:
-    mask = torch.from_numpy(edit.mask).float()
+def _changed_cells(changed: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Tensor:
+    mask = torch.from_numpy(changed).float()
     rows, columns = mask.shape[0] // CELL, mask.shape[1] // CELL
     return mask.view(rows, CELL, columns, CELL).mean(dim=(1, 3)).flatten()
