@@ -5,10 +5,11 @@ from __future__ import annotations
 import typer
 
 from darkroom.cli_batch import batch
-from darkroom.cli_bench import bench
+from darkroom.cli_bench import benches
 from darkroom.cli_doctor import doctor
 from darkroom.cli_edit import edit
 from darkroom.cli_endpoint import endpoint
+from darkroom.cli_pack import pack
 from darkroom.cli_pocket import pocket
 
 EPILOG = (
@@ -28,7 +29,8 @@ app = typer.Typer(
 app.command()(edit)
 app.command()(batch)
 app.command()(endpoint)
-app.command()(bench)
+app.add_typer(benches, name="bench")
+app.command()(pack)
 app.command()(doctor)
 app.add_typer(pocket, name="pocket")
 

@@ -15,6 +15,8 @@ CHECKSUMS = "checksums.json"
 CHECKSUMS_VERSION = 1
 _REBUILD = "restore it from the repository, or build the family anew with `darkroom pocket train`"
 VOCABULARY = "vocabulary.json"
+PARTIAL = ".partial"
+"""What the name of a packed artifact ends in while it is written."""
 
 
 def locate(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
@@ -23,6 +25,9 @@ def locate(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
     Raises ModelNotReady where a part is missing or the hub does not answer.
     """
     folder = Path(spec.repo)
+    half = folder if folder.name.endswith(PARTIAL) else folder.with_name(folder.name + PARTIAL)
+    if half.is_dir() and (half == folder or not folder.is_dir()):
+        raise ModelNotReady(f"{half.name} is an artifact that was never finished; run `darkroom pack` again")
     if not folder.is_dir():
         if folder.is_absolute() or spec.repo.startswith("."):
             raise ModelNotReady(f"the weights {folder.name!r} are not on this worker; {_remedy(spec)}")

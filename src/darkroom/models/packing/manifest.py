@@ -16,9 +16,6 @@ MANIFEST = "packed.json"
 FORMAT = 1
 """Raised whenever a reader of the last format would read a new artifact wrongly."""
 
-PARTIAL = ".partial"
-"""What a folder's name ends in while it is written."""
-
 Progress = Callable[[str, int, int], None]
 """(what, bytes done, bytes in all)."""
 

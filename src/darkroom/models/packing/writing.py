@@ -15,12 +15,12 @@ from pathlib import Path
 from torch import Tensor
 
 from darkroom.errors import InvalidInput, ModelNotReady
-from darkroom.models.packing.manifest import FORMAT, MANIFEST, PARTIAL, File, Manifest, Progress, Source
+from darkroom.models.packing.manifest import FORMAT, MANIFEST, File, Manifest, Progress, Source
 from darkroom.models.packing.source import SMALL, Entry, entries, source_fingerprint, tensors
 from darkroom.models.placement import PARTS, place
 from darkroom.models.precision import compute_dtype, scheme_of, stored_bytes
 from darkroom.models.specs import ModelSpec, Precision
-from darkroom.models.weights import VOCABULARY, locate
+from darkroom.models.weights import PARTIAL, VOCABULARY, locate
 from darkroom.models.weights import verify as verify_source
 
 SHARD_BYTES = 2**30

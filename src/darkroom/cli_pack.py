@@ -1,0 +1,105 @@
+"""`darkroom pack`: a checkpoint becomes one packed artifact, quantised and checksummed, for quick cold starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from darkroom.cli_options import USAGE, fail, told
+from darkroom.settings import PrecisionName, ProfileName
+
+if TYPE_CHECKING:
+    from darkroom.models.packing.manifest import Manifest, Progress
+
+
+def pack(
+    source: Annotated[
+        str, typer.Argument(help="A checkpoint in diffusers' layout: a folder, or an id on Hugging Face.")
+    ],
+    out: Annotated[Path | None, typer.Argument(help="The artifact's folder: new or empty.", show_default=False)] = None,
+    profile: Annotated[
+        ProfileName, typer.Option("--profile", "-p", help="The class of card that will load it; auto takes this one's.")
+    ] = "auto",
+    precision: Annotated[
+        PrecisionName | None,
+        typer.Option(envvar="DARKROOM_PRECISION", help="In the place of the profile's own.", show_default=False),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a model on Hugging Face.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only check SOURCE, a packed artifact, against its checksums.")
+    ] = False,
+) -> None:
+    """Pack a checkpoint for a class of card; DARKROOM_EDIT_MODEL then names the folder.
+
+    Weights are stored as the profile computes with them (l4: FP8 with a scale per row), and what a cold start does not
+    need lies apart. It is written beside OUT and renamed at the end: a pack that was interrupted is never loaded, and
+    packing again starts over. `darkroom pack --verify FOLDER` reads all of an artifact and names a damaged file.
+    """
+    if verify and out is not None:
+        raise fail("--verify takes one folder, the artifact", USAGE)
+    with told(), _bar() as progress:
+        if verify:
+            _checked(Path(source), progress)
+            return
+        if out is None:
+            raise ValueError("OUT is missing: darkroom pack SOURCE OUT --profile l4")
+        manifest = _packed(source, revision, out, profile, precision, progress)
+    typer.echo(f"{out}: {manifest.precision} for profile {manifest.profile}")
+    typer.echo(_sizes(manifest))
+    typer.echo(f"use it: DARKROOM_EDIT_MODEL={out.resolve()}")
+
+
+def _packed(
+    source: str,
+    revision: str | None,
+    out: Path,
+    profile: ProfileName,
+    precision: PrecisionName | None,
+    progress: Progress,
+) -> Manifest:
+    from darkroom.models import packing
+    from darkroom.models.shelf import read_card
+    from darkroom.models.specs import ModelSpec, resolve
+    from darkroom.settings import Settings
+
+    settings = Settings()
+    settings.export_hub_environment()
+    asked = settings.model_copy(update={"profile": profile, "precision": precision})
+    target = resolve(asked, read_card() if profile == "auto" else None)
+    return packing.pack(ModelSpec(source, revision), out, target.name, target.precision, progress)
+
+
+def _checked(folder: Path, progress: Progress) -> None:
+    from darkroom.models import packing
+
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder")
+    manifest = packing.verify(folder, progress)
+    typer.echo(f"{folder}: {len(manifest.files)} files are as they were written ({manifest.precision})")
+
+
+def _sizes(manifest: Manifest) -> str:
+    """One line per section, in GB."""
+    return "\n".join(f"  {name:<13} {manifest.size(name) / 1e9:8.3f} GB" for name in manifest.sections)
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """Bytes done, on stderr, where that is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        yield progress
