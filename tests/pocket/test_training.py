@@ -122,7 +122,7 @@ def test_the_pointer_learns_which_cells_change() -> None:
     torch.manual_seed(0)
     changed = (torch.rand(32, 64) < 0.3).float()
     cells = torch.randn(32, 128, 8)
-    cells[..., 0] = changed.repeat(1, 2)
+    cells[..., 0] = 8 * changed.repeat(1, 2) - 4
     pointer = Pointer(8)
     optimizer = torch.optim.Adam(pointer.parameters(), lr=0.1)
     for _ in range(60):
