@@ -6,8 +6,10 @@
 import cv2
 import numpy as np
 
+from darkroom.pocket.judging.reading import read
 from darkroom.pocket.world.colours import COLOURS, NAMES, Pixels, nearest, rgb
 from darkroom.pocket.world.edits import Edit
+from darkroom.pocket.world.lettering import Lettering
 from darkroom.pocket.world.scenes import Item
 from darkroom.pocket.world.shapes import SHAPES, coverage
 from darkroom.pocket.world.tones import TONES
@@ -30,6 +32,8 @@ def is_right(edit: Edit, result: Pixels) -> bool:
         return _has_tone(edit, result)
     if leak(edit, result) > LEAK or not _others_kept(edit, result):
         return False
+    if edit.lettering is not None:
+        return _says(edit, edit.lettering, result)
     if edit.kind == "recolour":
         return _has_colour(edit, result)
     if edit.kind == "background":
@@ -51,8 +55,9 @@ def leak(edit: Edit, result: Pixels) -> float:
 
 
 def _others_kept(edit: Edit, result: Pixels) -> bool:
-    """Every shape that was not meant still has its colour and its form."""
-    assert edit.scene is not None
+    """Every shape that was not meant still has its colour and its form; without a scene, `leak` says enough."""
+    if edit.scene is None:
+        return True
     return all(_is_there(edit, result, item) for item in edit.scene.items if item != edit.after)
 
 
@@ -68,6 +73,14 @@ def _has_tone(edit: Edit, result: Pixels) -> bool:
     left = float(np.abs(result - edit.target).mean())
     unedited = float(np.abs(edit.source - edit.target).mean())
     return left < min(TONE_ERROR, max(unedited / 2, TONE_ERROR / 3))
+
+
+def _says(edit: Edit, lettering: Lettering, result: Pixels) -> bool:
+    """The word is read back, and its strongest ink has the colour that it should have."""
+    height, width = result.shape[:2]
+    strong = lettering.mask(width, height) > 0.99
+    same_ink = nearest(np.median(result[strong], axis=0)) == edit.colour
+    return same_ink and read(result, lettering) == lettering.word
 
 
 def _has_colour(edit: Edit, result: Pixels) -> bool:

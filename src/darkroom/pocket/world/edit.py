@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darkroom.pocket.world.colours import Pixels
+from darkroom.pocket.world.lettering import Lettering
 from darkroom.pocket.world.scenes import Item, Scene
 
 Mask = NDArray[np.bool_]
@@ -16,7 +17,8 @@ Mask = NDArray[np.bool_]
 class Edit:
     """One example. Pictures are [H, W, 3] in [0, 1]; `mask` is [H, W], True where source and target may differ.
 
-    `before` and `after` are the edited shape in either picture, where there is one; `colour` the colour asked for.
+    `before` and `after` are the edited shape in either picture, where there is one; `colour` the colour asked for;
+    `lettering` the word asked for.
     `pictures`: all that the model is given, where that is more than `source`, in its order. `sight`: what the vision
     encoders are shown, [2H, 2W, 3], where that is more than `source`, which the VAE then gets alone.
     """
@@ -32,6 +34,7 @@ class Edit:
     scene: Scene | None = field(default=None, repr=False)
     pictures: tuple[Pixels, ...] = ()
     sight: Pixels | None = None
+    lettering: Lettering | None = None
 
     @property
     def sources(self) -> tuple[Pixels, ...]:

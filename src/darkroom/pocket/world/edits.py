@@ -14,6 +14,7 @@ from darkroom.pocket.world.phrases import DIRECTIONS, phrase
 from darkroom.pocket.world.scenes import Item, Scene, draw_scene, fits, place, shows
 from darkroom.pocket.world.shapes import SHAPES
 from darkroom.pocket.world.tones import TONES
+from darkroom.pocket.world.writing import draw_rewording, draw_writing
 
 # How far "move" moves, in pixels: two tokens of the transformer.
 MOVE_PIXELS = 32
@@ -39,6 +40,8 @@ def draw_edit(
     """
     if kind in TONES:
         return _tone(rng, kind, held_out, photo, width, height)
+    if kind in OTHER_EDITS:
+        return OTHER_EDITS[kind](rng, width, height)
     while True:
         edit = SHAPE_EDITS[kind](rng, draw_scene(rng, width, height, shapes))
         if edit is not None:
@@ -132,7 +135,12 @@ SHAPE_EDITS: dict[str, Draw] = {
     "turn": _turn,
     "add": _add,
 }
-KINDS = (*SHAPE_EDITS, *TONES)
+OTHER_EDITS: dict[str, Callable[[np.random.Generator, int, int], Edit]] = {
+    "write": draw_writing,
+    "reword": draw_rewording,
+}
+# New ones at the end: a kind's place is part of its held-out seeds.
+KINDS = (*SHAPE_EDITS, *TONES, *OTHER_EDITS)
 
 
 def _swapped(kind: str, text: str, scene: Scene, before: Item | None, after: Item | None) -> Edit:

@@ -31,6 +31,8 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "brighter": ("make it brighter", "make the picture brighter", "make it lighter"),
     "darker": ("make it darker", "make the picture darker", "darken it"),
     "inverted": ("invert the colors", "make it inverted", "invert it"),
+    "write": ('write "{word}"', 'write the word "{word}"', 'put the word "{word}" in the picture'),
+    "reword": ('change the word to "{word}"', 'change the text to "{word}"', 'make it say "{word}"'),
 }
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
