@@ -1,4 +1,4 @@
-"""`darkroom bench`: cold and warm latency of an endpoint."""
+"""`darkroom bench`: cold and warm latency of an endpoint; other studies are its subcommands."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from typing import Annotated, Any
 
 import typer
 
+from darkroom.cli_bench_ttlg import ttlg
 from darkroom.cli_options import SOME_FAILED, ApiKeyOption, RunpodKeyOption, own_key, told
 
+benches = typer.Typer(invoke_without_command=True)
+benches.command()(ttlg)
 
+
+@benches.callback()
 def bench(
+    context: typer.Context,
     cold: Annotated[int, typer.Option(min=0, help="Cold starts: jobs that wait for a worker to boot.")] = 3,
     warm: Annotated[int, typer.Option(min=0, help="Warm jobs.")] = 20,
     concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, help="Warm jobs at a time.")] = 1,
@@ -48,6 +54,8 @@ def bench(
     """
     from darkroom.cli_batch import defaults_of
 
+    if context.invoked_subcommand:
+        return
     out = out or Path("bench/results") / datetime.now().strftime("%Y%m%d-%H%M%S")
     with told():
         if engine:

@@ -45,13 +45,14 @@ def decode_frame(vae: Any, latents: Tensor) -> Tensor:
     """The VAE's own latents [B, 16, 1, h, w] -> pixels [B, 3, 8h, 8w], by a VAE that `single_frame` has made.
 
     The decoder's forward without a feature cache, cut after every convolution. For the way back only what the
-    convolutions put out is kept; norms and activations are computed again, and no convolution but those of shortcuts.
+    convolutions and the one attention put out is kept; norms and activations are computed again, and no convolution
+    but those of shortcuts.
     """
     decoder = vae.decoder
     x = _kept(decoder.conv_in, vae.post_quant_conv(latents))
     x = _residual(decoder.mid_block.resnets[0], x)
     for attention, block in zip(decoder.mid_block.attentions, decoder.mid_block.resnets[1:], strict=True):
-        x = _residual(block, _kept(attention, x))
+        x = _residual(block, attention(x))
     for up in decoder.up_blocks:
         for block in up.resnets:
             x = _residual(block, x)

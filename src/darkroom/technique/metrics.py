@@ -16,8 +16,10 @@ from darkroom.technique.warp import warp
 Distance = Callable[[Tensor, Tensor], Tensor]
 """Two pictures [B, 3, H, W] in -1…1 -> [B]: a perceptual distance."""
 
-CANNY = (100.0, 200.0)
-"""Canny's low and high thresholds, in levels of 255."""
+CANNY = (60.0, 140.0)
+"""Canny's low and high thresholds, in levels of 255, after a Gaussian blur of _BLUR pixels."""
+
+_BLUR = 0.8
 
 
 @torch.no_grad()
@@ -67,7 +69,7 @@ def edge_f1(found: Tensor, wanted: Tensor, tolerance: int = 2) -> float:
 def canny(pixels: Tensor, thresholds: tuple[float, float] = CANNY) -> Tensor:
     """[1, 3, H, W] in -1…1 -> [1, 1, H, W] bool: OpenCV's Canny edges, on the channel with the steepest slope."""
     levels = ((pixels[0].float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-    lines = cv2.Canny(np.ascontiguousarray(levels), *thresholds, L2gradient=True)
+    lines = cv2.Canny(cv2.GaussianBlur(np.ascontiguousarray(levels), (0, 0), _BLUR), *thresholds)
     return torch.from_numpy(np.asarray(lines) > 0)[None, None].to(pixels.device)
 
 
