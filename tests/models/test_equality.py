@@ -100,9 +100,7 @@ def test_an_image_alone_and_in_a_mixed_batch_agrees_within_one_level(editor: Edi
 
 def test_prompts_of_equal_length_share_forwards_and_guidance_shares_one(editor: Editor, photo: Image.Image) -> None:
     calls: list[int] = []
-    hook = editor.transformer.register_forward_pre_hook(
-        lambda module, args, kwargs: calls.append(len(kwargs["hidden_states"])), with_kwargs=True
-    )
+    hook = editor.transformer.img_in.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     try:
         prompts = [PROMPT, PROMPT, "make it a good deal brighter"]
         render(editor, pictures(photo, "square", 1), prompts, [1, 2, 3], 4.0, 1)

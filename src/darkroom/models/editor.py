@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from darkroom.models.areas import Areas
 from darkroom.models.cache import Encodings, TensorCache
+from darkroom.models.forward import Forward
 from darkroom.models.levers import Levers
 from darkroom.models.residency import Resident
 from darkroom.models.sight import VisualTokens, encode_text, look, prefix_length
@@ -62,6 +64,7 @@ class Editor:
     Not thread-safe: one thread runs torch. `max_batch` bounds how many images share one forward. `vocabulary` is
     what a miniature was taught, None for a model that knows language. `levers` is none unless given; `frame_vae` is
     the form of the VAE that encodes and decodes. `encodings`, where given, are kept from job to job.
+    Modulation tables and what is compiled are kept in `cache_dir`.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Editor:
         levers: Levers | None = None,
         vocabulary: frozenset[str] | None = None,
         encodings: Encodings | None = None,
+        cache_dir: Path | None = None,
     ) -> None:
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.processor, self.schedule, self.areas, self.max_batch = processor, schedule, areas, max_batch
@@ -86,6 +90,7 @@ class Editor:
         self.encodings = encodings or Encodings(TensorCache(0), None)
         self.levers = levers or Levers.none()
         self.frame_vae = single_frame(vae, share=True) if self.levers.conv2d else vae
+        self.forward = Forward(transformer, self.levers, cache_dir)
         self.prefix = prefix_length(processor.tokenizer)
         self._pixels = VaeImageProcessor(vae_scale_factor=TOKEN_PIXELS)
         self._mean = torch.tensor(vae.config.latents_mean)
@@ -159,10 +164,15 @@ class Editor:
         return pack(torch.cat(drawn).transpose(1, 2)).to(self.device)
 
     def sigmas(self, steps: int, width: int, height: int, shift: float | None = None) -> Tensor:
-        """[steps + 1] noise levels for this size; `shift` fixes the log shift (Lightning)."""
+        """[steps + 1] noise levels for this size; `shift` fixes the log shift (Lightning).
+
+        The modulation of all of them is computed together, when the first is asked for.
+        """
         schedule = self.schedule if shift is None else self.schedule.fixed(shift)
         tokens = (height // TOKEN_PIXELS) * (width // TOKEN_PIXELS)
-        return schedule.sigmas(steps, tokens).to(self.device)
+        sigmas = schedule.sigmas(steps, tokens).to(self.device)
+        self.forward.announce(self._timestep(sigmas[:-1]).tolist())
+        return sigmas
 
     def denoiser(self, conditioning: Conditioning, width: int, height: int, true_cfg_scale: float = 1.0) -> Denoise:
         """(x [B, N, 64], sigma) -> velocity, for a batch with one prompt per image.
@@ -201,19 +211,13 @@ class Editor:
     ) -> Tensor:
         """One forward of the transformer for prompts of equal length [B, L, D]; no mask, no padding."""
         self.residency.use(self.transformer)
-        dtype, batch = self.dtype, len(x)
-        tokens = torch.cat([x.to(dtype), references.latents.expand(batch, -1, -1)], dim=1)
-        # The detour over 1000 is diffusers': the timestep is rounded to the model's dtype in that range.
-        timestep = (sigma * 1000).expand(batch).to(dtype) / 1000
-        velocity = self.transformer(
-            hidden_states=tokens,
-            timestep=timestep,
-            encoder_hidden_states=embeds.to(dtype),
-            encoder_hidden_states_mask=None,
-            img_shapes=[[(1, *grid), *((1, *other) for other in references.grids)]] * batch,
-            return_dict=False,
-        )[0]
-        return torch.as_tensor(velocity[:, : x.shape[1]])
+        tokens = torch.cat([x.to(self.dtype), references.latents.expand(len(x), -1, -1)], dim=1)
+        grids = (grid, *references.grids)
+        return self.forward(tokens, x.shape[1], embeds.to(self.dtype), self._timestep(sigma), grids)
+
+    def _timestep(self, sigma: Tensor) -> Tensor:
+        """The transformer's timestep in its dtype; the detour over 1000, which rounds, is diffusers'."""
+        return (sigma * 1000).to(self.dtype) / 1000
 
     # -- pixels ---------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 class Levers:
     """Each may be pulled alone; without any the engine runs diffusers' own modules as they are.
 
-    fold: modulation from a table per schedule, bit-equal in float32 on the CPU.
-    lean: the transformer's forward without masks, index lists and unused outputs, bit-equal in float32 on the CPU.
+    fold: modulation from a table per schedule; bit-equal for one image.
+    lean: the transformer's forward without masks, index lists and unused rows; equal to rounding, for one image in
+        float32 mostly bit for bit, since a matrix product may add in another order for another number of rows.
     conv2d: the VAE as 2-D convolutions for one frame; equal to rounding.
     compile: the repeated block compiled; equal to rounding.
     """
@@ -26,12 +27,11 @@ class Levers:
         return cls()
 
     @classmethod
-    def exact(cls, device: str) -> Levers:
-        """Those that change no bit on this kind of device ("cpu" or "cuda")."""
-        # A GPU's matrix product picks its kernel, and with it the order of additions, by the number of rows.
-        return cls.none()
+    def exact(cls) -> Levers:
+        """Those whose result is bit for bit diffusers' on any device, with its modules left as they are."""
+        return cls()
 
     @classmethod
     def every(cls, device: str) -> Levers:
-        """All that help on this kind of device. Compiling on the CPU costs more than it saves."""
-        return cls(conv2d=True)
+        """All that help on this kind of device ("cpu" or "cuda"); compiling for the CPU costs more than it saves."""
+        return cls(lean=True, conv2d=True)

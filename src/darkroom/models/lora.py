@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
 from torch import Tensor
 
 from darkroom.errors import FetchFailed, InputTooLarge, InvalidInput
 from darkroom.faults import is_the_devices
+from darkroom.models.folding import touches_modulation, undress, wear
 from darkroom.models.presets import LoraFile
 
 
@@ -24,6 +27,12 @@ class Lora:
     weights: dict[str, Tensor]
     scale: float
     field: str
+
+    @cached_property
+    def modulation_digest(self) -> str:
+        """Tells LoRAs apart by what they do to modulation; the same for all that leave it alone."""
+        touching = {name: tensor.contiguous() for name, tensor in self.weights.items() if touches_modulation(name)}
+        return hashlib.sha256(repr(self.scale).encode() + save(touching)).hexdigest()
 
 
 def read(data: bytes, scale: float, field: str) -> Lora:
@@ -114,7 +123,10 @@ def worn(transformer: Any, loras: Sequence[Lora]) -> Iterator[None]:
     try:
         for name, lora in zip(names, loras, strict=True):
             _put_on(transformer, lora, name)
-        transformer.set_adapters(names, [lora.scale for lora in loras])
+        # One that touches nothing but folded modulation has no layer in the transformer.
+        scales = {n: lora.scale for n, lora in zip(names, loras, strict=True) if n in _adapters(transformer)}
+        if scales:
+            transformer.set_adapters(list(scales), list(scales.values()))
         yield
     finally:
         _take_off(transformer)
@@ -127,11 +139,14 @@ def _put_on(transformer: Any, lora: Lora, name: str) -> None:
         weights = QwenImageLoraLoaderMixin.lora_state_dict(dict(lora.weights))
         if not weights or not all("lora" in key for key in weights):
             raise ValueError("no LoRA matrices")
+        weights = wear(transformer, weights, lora.scale, lora.modulation_digest)
+        if not weights:
+            return
         with warnings.catch_warnings():
             # On torchao's matrices; a LoRA is worn beside them here and never merged.
             warnings.filterwarnings("ignore", "TorchaoLoraLinear was instantiated without")
             QwenImageLoraLoaderMixin.load_lora_into_transformer(weights, transformer, adapter_name=name)
-        if name not in transformer.peft_config:
+        if name not in _adapters(transformer):
             raise ValueError("no layer of this name")
     except (ValueError, KeyError, RuntimeError, AttributeError, TypeError) as error:
         if is_the_devices(error):
@@ -139,9 +154,15 @@ def _put_on(transformer: Any, lora: Lora, name: str) -> None:
         raise InvalidInput(f"{lora.field} is not a LoRA for this model", field=lora.field) from error
 
 
+def _adapters(transformer: Any) -> Collection[str]:
+    adapters: Collection[str] = getattr(transformer, "peft_config", {})
+    return adapters
+
+
 def _take_off(transformer: Any) -> None:
     """Remove every adapter layer, also those of a LoRA that did not load to its end."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    undress(transformer)
     if any(isinstance(module, BaseTunerLayer) for module in transformer.modules()):
         transformer.unload_lora()

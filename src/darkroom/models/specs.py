@@ -59,7 +59,7 @@ class Profile:
     @property
     def levers(self) -> Levers:
         """What makes this profile's engine faster."""
-        return Levers.exact(self.device) if self.exact else Levers.every(self.device)
+        return Levers.exact() if self.exact else Levers.every(self.device)
 
 
 REAL: Mapping[str, ModelSpec] = {

@@ -1,0 +1,65 @@
+"""One forward of the transformer, by whichever levers are pulled."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from darkroom.models.folding import Folding, InModule, Modulation, compute, in_place, source_of
+from darkroom.models.lean import Grids, Lean, differs_from_upstream, obstacle
+from darkroom.models.levers import Levers
+
+log = logging.getLogger(__name__)
+
+
+class Forward:
+    """Velocities from tokens, text and a timestep; tables: folder that keeps modulation tables, None keeps none."""
+
+    def __init__(self, transformer: Any, levers: Levers, tables: Path | None = None) -> None:
+        self.transformer, self._weights = transformer, source_of(transformer)
+        # Weights that are not in the module can only be had as a table.
+        folds = levers.fold or not isinstance(self._weights, InModule)
+        self.folding = Folding(transformer, self._weights, tables) if folds else None
+        self.changed = differs_from_upstream(bool(transformer.config.zero_cond_t)) if levers.lean else None
+        if self.changed is not None:
+            log.warning("the lean forward does not fit the installed diffusers and is not used: %s", self.changed)
+        self._lean = Lean(transformer, levers.compile) if levers.lean and self.changed is None else None
+
+    def announce(self, timesteps: Sequence[float]) -> None:
+        """The timesteps of the next job, 0…1 and rounded to the model's dtype: their modulation is made in one go."""
+        if self.folding is not None:
+            self.folding.announce(timesteps)
+
+    def __call__(self, tokens: Tensor, cells: int, text: Tensor, timestep: Tensor, grids: Grids) -> Tensor:
+        """[B, cells, 64] for tokens [B, N, 64], of which the first `cells` are noisy, and text [B, L, D].
+
+        timestep: [], 0…1, rounded to the model's dtype. grids: (height, width) in tokens, the noisy picture's first.
+        """
+        if self._lean is not None and obstacle(self.transformer) is None:
+            return self._lean(tokens, cells, text, self._modulation(timestep), grids)
+        if self.folding is None:
+            return self._upstream(tokens, cells, text, timestep, grids)
+        with in_place(self.transformer, self._modulation(timestep)):
+            return self._upstream(tokens, cells, text, timestep, grids)
+
+    def _modulation(self, timestep: Tensor) -> Modulation:
+        level = float(timestep)
+        if self.folding is not None:
+            return self.folding.at(level, timestep.dtype)
+        return compute(self.transformer, self._weights, (level,), timestep.dtype).at(level)
+
+    def _upstream(self, tokens: Tensor, cells: int, text: Tensor, timestep: Tensor, grids: Grids) -> Tensor:
+        velocity = self.transformer(
+            hidden_states=tokens,
+            timestep=timestep.expand(len(tokens)),
+            encoder_hidden_states=text,
+            encoder_hidden_states_mask=None,
+            img_shapes=[[(1, *grid) for grid in grids]] * len(tokens),
+            return_dict=False,
+        )[0]
+        return torch.as_tensor(velocity[:, :cells])

@@ -1,0 +1,202 @@
+"""Folded modulation is what the layers would have said, wherever their weights are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from darkroom.errors import InvalidInput
+from darkroom.models import folding, lora
+from darkroom.models.forward import Forward
+from darkroom.models.levers import Levers
+from tests.models.test_lean import inputs, transformer
+
+TIMES = torch.tensor([0.9, 0.5, 0.25]).tolist()
+FOLDED = Levers(fold=True, lean=True)
+
+
+def modulation_lora(model: Any, scale: float = 0.7, seed: int = 0, field: str = "loras[0].path") -> lora.Lora:
+    """A LoRA of the modulation layers, and of nothing else."""
+    random, weights, width = torch.Generator().manual_seed(seed), {}, model.inner_dim
+    for index in range(len(model.transformer_blocks)):
+        for layer in folding.LAYERS:
+            name = f"transformer.transformer_blocks.{index}.{layer}.1"
+            weights[f"{name}.lora_A.weight"] = 0.2 * torch.randn(4, width, generator=random)
+            weights[f"{name}.lora_B.weight"] = 0.2 * torch.randn(6 * width, 4, generator=random)
+    return lora.Lora(weights, scale, field)
+
+
+def mixed_lora(model: Any) -> lora.Lora:
+    from tests.fakes.loras import random_lora
+
+    return lora.Lora({**modulation_lora(model).weights, **random_lora(model, 0.2)}, 0.7, "loras[0].path")
+
+
+def run(forward: Forward, references: int = 1) -> Tensor:
+    with torch.no_grad():
+        return forward(*inputs(references))
+
+
+def stored(model: Any, path: Path) -> Path:
+    state = model.state_dict()
+    names = folding.parameter_names(len(model.transformer_blocks))
+    save_file({name: state[name].contiguous() for name in names}, path)
+    return path
+
+
+@pytest.mark.parametrize("zero_cond_t", [True, False])
+@pytest.mark.parametrize("where", ["cpu", "file"])
+def test_weights_outside_of_the_module_give_the_same_forward_bit_for_bit(
+    tmp_path: Path, zero_cond_t: bool, where: str
+) -> None:
+    model = transformer(zero_cond_t)
+    expected = run(Forward(model, Levers.none()))
+    if where == "cpu":
+        folding.detach(model, "fingerprint")
+    else:
+        folding.from_file(model, stored(model, tmp_path / "modulation.safetensors"), "fingerprint")
+    for levers in (FOLDED, Levers(fold=True), Levers.none()):
+        assert torch.equal(run(Forward(model, levers)), expected)
+
+
+def test_a_third_of_the_parameters_leaves_the_device() -> None:
+    model = transformer(zero_cond_t=True)
+    blocks = model.transformer_blocks
+    before, whole = count(blocks), count(model)
+    folding.detach(model)
+    assert count(blocks) == pytest.approx(2 / 3 * before, rel=0.01)
+    assert whole - count(model) == 3 * 2 * (192 * 6 * 192 + 6 * 192)
+    with pytest.raises(RuntimeError, match="folded"):
+        model(torch.randn(1, 4, 64), torch.randn(1, 3, 128), timestep=torch.tensor([0.5]), img_shapes=[[(1, 2, 2)]])
+
+
+def count(module: Any) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_a_schedule_is_computed_in_one_go_and_once() -> None:
+    model = transformer(zero_cond_t=True)
+    forward = Forward(model, FOLDED)
+    tokens, cells, text, _, grids = inputs(1)
+    assert forward.folding is not None
+    with torch.no_grad():
+        for _ in range(2):
+            forward.announce(TIMES)
+            for time in TIMES:
+                forward(tokens, cells, text, torch.tensor(time), grids)
+    assert forward.folding.computed == 1
+
+
+def test_timesteps_are_told_apart_as_the_models_dtype_rounds_them() -> None:
+    model = transformer(zero_cond_t=True).to(torch.bfloat16)
+    tokens, cells, text, _, grids = inputs(1)
+    forward = Forward(model, FOLDED)
+    assert forward.folding is not None
+    for time in (0.5, 0.5 + 1e-5, 0.6):
+        with torch.no_grad():
+            forward(tokens.bfloat16(), cells, text.bfloat16(), torch.tensor(time, dtype=torch.bfloat16), grids)
+    assert forward.folding.computed == 2
+
+
+def test_tables_are_kept_on_disk_by_weights_and_timesteps_and_a_damaged_one_is_computed_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = transformer(zero_cond_t=True)
+    expected = run(Forward(model, Levers.none()))
+    weights = folding.detach(model, "one")
+    first = Forward(model, FOLDED, tmp_path)
+    assert torch.equal(run(first), expected)
+    (file,) = tmp_path.iterdir()
+    again = Forward(model, FOLDED, tmp_path)
+    assert torch.equal(run(again), expected)
+    assert again.folding is not None
+    assert again.folding.computed == 0
+    for damage in (file.read_bytes()[:100], b""):
+        file.write_bytes(damage)
+        healed = Forward(model, FOLDED, tmp_path)
+        assert torch.equal(run(healed), expected)
+        assert "computed anew" in caplog.text
+        caplog.clear()
+    weights.fingerprint = "two"
+    run(Forward(model, FOLDED, tmp_path))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_keeping(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = transformer(zero_cond_t=True)
+    expected = run(Forward(model, Levers.none()))
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    folding.detach(model, "one")
+    forward = Forward(model, FOLDED, tmp_path / "taken")
+    assert torch.equal(run(forward), expected)
+    assert "not kept" in caplog.text
+
+
+@pytest.mark.parametrize("make", [modulation_lora, mixed_lora])
+def test_a_lora_on_modulation_is_in_the_table_and_off_it_afterwards(make: Any) -> None:
+    model = transformer(zero_cond_t=True)
+    theirs = Forward(model, Levers.none())
+    plain = run(theirs)
+    with lora.worn(model, [make(model)]):
+        expected = run(theirs)
+        inside = Forward(model, FOLDED)
+        assert torch.equal(run(inside), expected)
+    assert torch.equal(run(inside), plain)
+    folding.detach(model)
+    outside = Forward(model, FOLDED)
+    assert torch.equal(run(outside), plain)
+    for _ in range(2):
+        with lora.worn(model, [make(model)]):
+            # Added outside of the layer, in another order than peft's: equal to rounding.
+            torch.testing.assert_close(run(outside), expected, atol=1e-5, rtol=1e-4)
+        assert torch.equal(run(outside), plain)
+    assert outside.folding is not None
+    assert outside.folding.computed == 2
+    with lora.worn(model, [modulation_lora(model, seed=1)]):
+        assert not torch.allclose(run(outside), expected, atol=1e-3)
+
+
+def test_a_lora_that_leaves_modulation_alone_leaves_the_table_alone() -> None:
+    from tests.fakes.loras import random_lora
+
+    model = transformer(zero_cond_t=True)
+    folding.detach(model)
+    forward = Forward(model, FOLDED)
+    run(forward)
+    with lora.worn(model, [lora.Lora(random_lora(model), 1.0, "loras[0].path")]):
+        run(forward)
+    assert forward.folding is not None
+    assert forward.folding.computed == 1
+
+
+def test_a_lora_for_other_blocks_is_refused_and_leaves_nothing_behind() -> None:
+    model = transformer(zero_cond_t=True)
+    folding.detach(model)
+    forward = Forward(model, FOLDED)
+    plain = run(forward)
+    foreign = {k.replace("blocks.2.", "blocks.7."): v for k, v in modulation_lora(model).weights.items()}
+    with (
+        pytest.raises(InvalidInput, match=r"loras\[0\]\.path"),
+        lora.worn(model, [lora.Lora(foreign, 1.0, "loras[0].path")]),
+    ):
+        raise AssertionError("it must not be worn")
+    assert folding.worn_on_modulation(model) == ()
+    assert torch.equal(run(forward), plain)
+
+
+def test_modulation_by_more_than_the_timestep_is_refused() -> None:
+    from diffusers import QwenImageTransformer2DModel
+
+    model = QwenImageTransformer2DModel(
+        num_layers=1, attention_head_dim=16, num_attention_heads=2, joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6), use_additional_t_cond=True,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="extra conditions"):
+        folding.compute(model, folding.InModule(model), TIMES, torch.float32)
