@@ -24,6 +24,8 @@ OVERLAP = 0.7
 TONE_ERROR = 0.06
 # What remains of a removed shape, as a share of the difference that it made.
 REMAINS = 0.25
+# What a mark decided is right as if words had said it.
+JUDGED_AS = {"dot": "recolour", "label": "recolour", "arrow": "move"}
 
 
 def is_right(edit: Edit, result: Pixels) -> bool:
@@ -34,13 +36,14 @@ def is_right(edit: Edit, result: Pixels) -> bool:
         return False
     if edit.lettering is not None:
         return _says(edit, edit.lettering, result)
-    if edit.kind == "recolour":
+    kind = JUDGED_AS.get(edit.kind, edit.kind)
+    if kind == "recolour":
         return _has_colour(edit, result)
-    if edit.kind == "background":
+    if kind == "background":
         return _has_ground(edit, result)
-    if edit.kind == "remove":
+    if kind == "remove":
         return _is_gone(edit, result)
-    return _is_added(edit, result) if edit.kind == "add" else _is_drawn(edit, result)
+    return _is_added(edit, result) if kind == "add" else _is_drawn(edit, result)
 
 
 def leak(edit: Edit, result: Pixels) -> float:

@@ -1,6 +1,6 @@
 """One example of an edit."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -40,6 +40,17 @@ class Edit:
     def sources(self) -> tuple[Pixels, ...]:
         """The pictures that the model is given, in its order: one to three."""
         return self.pictures or (self.source,)
+
+
+def swapped(kind: str, text: str, scene: Scene, before: Item | None, after: Item | None) -> Edit:
+    """The edit that puts `after` in the place of `before`."""
+    items = tuple(item for item in scene.items if item != before)
+    target = replace(scene, items=items if after is None else (*items, after))
+    covered = [scene.mask(item) > 0 for item in (before, after) if item is not None]
+    # The shapes' own pixels and one beyond, for what rounds there.
+    mask = grown(np.any(covered, axis=0))
+    colour = after.colour if after is not None else None
+    return Edit(kind, text, scene.render(), target.render(), mask, before, after, colour, target)
 
 
 def grown(mask: Mask, pixels: int = 1) -> Mask:

@@ -7,17 +7,16 @@ import numpy as np
 
 from darkroom.pocket.world.colours import NAMES, rgb
 from darkroom.pocket.world.edit import Edit as Edit
-from darkroom.pocket.world.edit import grown
+from darkroom.pocket.world.edit import swapped
 from darkroom.pocket.world.grounds import flat
+from darkroom.pocket.world.marks import draw_by_arrow, draw_by_dot, draw_by_label
 from darkroom.pocket.world.photos import crop
 from darkroom.pocket.world.phrases import DIRECTIONS, phrase
-from darkroom.pocket.world.scenes import Item, Scene, draw_scene, fits, place, shows
+from darkroom.pocket.world.scenes import MOVE_PIXELS, Item, Scene, draw_scene, fits, place, shows
 from darkroom.pocket.world.shapes import SHAPES
 from darkroom.pocket.world.tones import TONES
 from darkroom.pocket.world.writing import draw_rewording, draw_writing
 
-# How far "move" moves, in pixels: two tokens of the transformer.
-MOVE_PIXELS = 32
 GROWTH = 1.5
 ADDED_RADIUS = (17.0, 22.0)
 
@@ -61,7 +60,7 @@ def _recolour(rng: np.random.Generator, scene: Scene) -> Edit | None:
     if not shows(scene, after):
         return None
     words = {"shape": item.shape, "colour": after.colour}
-    return _swapped("recolour", phrase(rng, "recolour", **words), scene, item, after)
+    return swapped("recolour", phrase(rng, "recolour", **words), scene, item, after)
 
 
 def _background(rng: np.random.Generator, scene: Scene) -> Edit | None:
@@ -77,7 +76,7 @@ def _background(rng: np.random.Generator, scene: Scene) -> Edit | None:
 
 def _remove(rng: np.random.Generator, scene: Scene) -> Edit | None:
     item = _any(rng, scene)
-    return _swapped("remove", phrase(rng, "remove", shape=item.shape), scene, item, None)
+    return swapped("remove", phrase(rng, "remove", shape=item.shape), scene, item, None)
 
 
 def _bigger(rng: np.random.Generator, scene: Scene) -> Edit | None:
@@ -85,7 +84,7 @@ def _bigger(rng: np.random.Generator, scene: Scene) -> Edit | None:
     after = replace(item, radius=item.radius * GROWTH)
     if not fits(scene.swap(item, None), after):
         return None
-    return _swapped("bigger", phrase(rng, "bigger", shape=item.shape), scene, item, after)
+    return swapped("bigger", phrase(rng, "bigger", shape=item.shape), scene, item, after)
 
 
 def _smaller(rng: np.random.Generator, scene: Scene) -> Edit | None:
@@ -93,7 +92,7 @@ def _smaller(rng: np.random.Generator, scene: Scene) -> Edit | None:
     if item.radius < 16:
         return None
     after = replace(item, radius=item.radius / GROWTH)
-    return _swapped("smaller", phrase(rng, "smaller", shape=item.shape), scene, item, after)
+    return swapped("smaller", phrase(rng, "smaller", shape=item.shape), scene, item, after)
 
 
 def _move(rng: np.random.Generator, scene: Scene) -> Edit | None:
@@ -104,7 +103,7 @@ def _move(rng: np.random.Generator, scene: Scene) -> Edit | None:
     rest = scene.swap(item, None)
     if not (fits(rest, after) and shows(rest, after)):
         return None
-    return _swapped("move", phrase(rng, "move", shape=item.shape, direction=direction), scene, item, after)
+    return swapped("move", phrase(rng, "move", shape=item.shape, direction=direction), scene, item, after)
 
 
 def _turn(rng: np.random.Generator, scene: Scene) -> Edit | None:
@@ -112,7 +111,7 @@ def _turn(rng: np.random.Generator, scene: Scene) -> Edit | None:
     present = {other.shape for other in scene.items}
     new = str(rng.choice([shape for shape in SHAPES if shape not in present]))
     after = replace(item, shape=new)
-    return _swapped("turn", phrase(rng, "turn", shape=item.shape, new=new), scene, item, after)
+    return swapped("turn", phrase(rng, "turn", shape=item.shape, new=new), scene, item, after)
 
 
 def _add(rng: np.random.Generator, scene: Scene) -> Edit | None:
@@ -122,7 +121,7 @@ def _add(rng: np.random.Generator, scene: Scene) -> Edit | None:
     if after is None:
         return None
     text = phrase(rng, "add", shape=shape, colour=after.colour)
-    return _swapped("add", text, scene, None, after)
+    return swapped("add", text, scene, None, after)
 
 
 SHAPE_EDITS: dict[str, Draw] = {
@@ -138,20 +137,12 @@ SHAPE_EDITS: dict[str, Draw] = {
 OTHER_EDITS: dict[str, Callable[[np.random.Generator, int, int], Edit]] = {
     "write": draw_writing,
     "reword": draw_rewording,
+    "dot": draw_by_dot,
+    "label": draw_by_label,
+    "arrow": draw_by_arrow,
 }
 # New ones at the end: a kind's place is part of its held-out seeds.
 KINDS = (*SHAPE_EDITS, *TONES, *OTHER_EDITS)
-
-
-def _swapped(kind: str, text: str, scene: Scene, before: Item | None, after: Item | None) -> Edit:
-    """The edit that puts `after` in the place of `before`."""
-    items = tuple(item for item in scene.items if item != before)
-    target = replace(scene, items=items if after is None else (*items, after))
-    covered = [scene.mask(item) > 0 for item in (before, after) if item is not None]
-    # The shapes' own pixels and one beyond, for what rounds there.
-    mask = grown(np.any(covered, axis=0))
-    colour = after.colour if after is not None else None
-    return Edit(kind, text, scene.render(), target.render(), mask, before, after, colour, target)
 
 
 def _any(rng: np.random.Generator, scene: Scene) -> Item:
@@ -182,7 +173,8 @@ def reverse(rng: np.random.Generator, edit: Edit) -> Edit | None:
 
 def _undoing(edit: Edit) -> tuple[str | None, dict[str, str]]:
     before, after = edit.before, edit.after
-    if after is None:
+    # What decided an edit with a mark says nothing about the way back.
+    if after is None or edit.sight is not None:
         return None, {}
     if edit.kind == "add":
         return "remove", {"shape": after.shape}

@@ -72,11 +72,12 @@ def _painted(mover: Mover, colour: str) -> Mover:
 def _drifted(rng: np.random.Generator, image: Pixels) -> Pixels:
     """As a frame that the model made: a little soft, a little noisy, a little off in colour and place."""
     if rng.random() < 0.5:
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.2)))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.4, 1.2))), dtype=np.float32)
     if rng.random() < 0.3:
         shift = rng.uniform(-1.2, 1.2, 2)
         moved = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], dtype=np.float32)
         size = (image.shape[1], image.shape[0])
-        image = cv2.warpAffine(image, moved, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        drifted = cv2.warpAffine(image, moved, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        image = np.asarray(drifted, dtype=np.float32)
     noise = rng.normal(0, rng.uniform(0, 0.03), image.shape) + rng.normal(0, 0.015, 3)
     return np.asarray(np.clip(image + noise, 0, 1), dtype=np.float32)

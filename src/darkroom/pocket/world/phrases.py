@@ -31,6 +31,21 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "brighter": ("make it brighter", "make the picture brighter", "make it lighter"),
     "darker": ("make it darker", "make the picture darker", "darken it"),
     "inverted": ("invert the colors", "make it inverted", "invert it"),
+    "dot": (
+        "make the {shape} the color of the dot",
+        "paint the {shape} like the little dot",
+        "give the {shape} the color of the dot",
+    ),
+    "label": (
+        "make the {shape} the color that the word says",
+        "paint the {shape} as the word says",
+        "read the word and paint the {shape}",
+    ),
+    "arrow": (
+        "move the {shape} where the arrow says",
+        "shift the {shape} as the arrow says",
+        "follow the arrow and move the {shape}",
+    ),
     "write": ('write "{word}"', 'write the word "{word}"', 'put the word "{word}" in the picture'),
     "reword": ('change the word to "{word}"', 'change the text to "{word}"', 'make it say "{word}"'),
 }

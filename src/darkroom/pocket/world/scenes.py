@@ -13,6 +13,8 @@ _MARGIN = 3.0
 # A shape whose colour is nearer to what is behind it than this would be hard to see.
 _CONTRAST = 0.42
 _MOST_SHAPES = 4
+# How far "move" moves, in pixels: two tokens of the transformer.
+MOVE_PIXELS = 32
 
 
 @dataclass(frozen=True)
