@@ -28,6 +28,14 @@ class Preset(StrEnum):
     quality = "quality"
 
 
+class Acceleration(StrEnum):
+    """Steps that are extrapolated instead of computed: faster, and lossy."""
+
+    none = "none"
+    cache = "cache"
+    aggressive = "aggressive"
+
+
 class Format(StrEnum):
     """Of the result's file."""
 
@@ -55,6 +63,8 @@ def edit(
     preset: Annotated[Preset | None, typer.Option(rich_help_panel=FIELDS)] = None,
     steps: Annotated[int | None, typer.Option("--steps", "--num-inference-steps", rich_help_panel=FIELDS)] = None,
     cfg: Annotated[float | None, typer.Option("--cfg", "--true-cfg-scale", rich_help_panel=FIELDS)] = None,
+    acceleration: Annotated[Acceleration | None, typer.Option(help="Lossy: extrapolate some of the steps.",
+                                                              rich_help_panel=FIELDS)] = None,
     seed: Annotated[int | None, typer.Option(help="-1 draws one.", rich_help_panel=FIELDS)] = None,
     size: Annotated[str | None, typer.Option(help="match_input or 1024*1024.", rich_help_panel=FIELDS)] = None,
     negative_prompt: Annotated[str | None, typer.Option(rich_help_panel=FIELDS)] = None,
@@ -76,6 +86,7 @@ def edit(
     """
     fields = {
         "preset": preset, "num_inference_steps": steps, "true_cfg_scale": cfg, "seed": seed, "size": size,
+        "acceleration": acceleration,
         "negative_prompt": negative_prompt, "num_images": num_images, "output_format": output_format,
         "output_quality": quality, "delivery": delivery, "expires_seconds": expires_seconds,
         "idempotency_key": idempotency_key, "loras": parse_loras(";".join(lora)) if lora else None,

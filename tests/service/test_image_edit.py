@@ -129,7 +129,9 @@ async def test_presets_set_steps_and_guidance_and_explicit_fields_win(make_servi
     service = make_service()
     job = edit_job("a", preset="fast")
     del job["input"]["num_inference_steps"], job["input"]["true_cfg_scale"]
-    assert (await service.handle(job))["parameters"] == {"num_inference_steps": 4, "true_cfg_scale": 1.0}
+    assert (await service.handle(job))["parameters"] == {
+        "num_inference_steps": 4, "true_cfg_scale": 1.0, "acceleration": "none", "computed_steps": 4,
+    }  # fmt: skip
     explicit = edit_job("b", preset="fast", num_inference_steps=1)
     assert (await service.handle(explicit))["parameters"]["num_inference_steps"] == 1
 
@@ -229,3 +231,33 @@ async def test_the_torch_thread_takes_the_number_of_threads_that_is_set(make_ser
 
     service = make_service(threads=1)
     assert await service._runner.call(torch.get_num_threads) == 1
+
+
+async def test_acceleration_is_told_in_reply_manifest_and_warnings_and_leaves_no_trace(
+    make_service: MakeService, tmp_path: Path
+) -> None:
+    service = make_service()
+    plain = edit_job("plain", num_inference_steps=8, true_cfg_scale=4.0)
+    before = picture(await service.handle(plain))
+    fast = await service.handle(edit_job("fast", num_inference_steps=8, true_cfg_scale=4.0, acceleration="cache"))
+    manifest = json.loads((tmp_path / "store" / "fast" / "manifest.json").read_text())
+    assert (fast["parameters"]["acceleration"], fast["parameters"]["computed_steps"]) == ("cache", 5)
+    assert manifest["reply"]["parameters"] == fast["parameters"]
+    assert "acceleration cache is lossy: 5 of 8 steps were computed, the others extrapolated" in fast["warnings"]
+    assert picture(fast) != before
+    assert picture(await service.handle({**plain, "id": "after"})) == before
+    few = await service.handle(edit_job("few", num_inference_steps=2, acceleration="aggressive"))
+    assert "acceleration aggressive had no effect: so few steps (2) are all computed" in few["warnings"]
+
+
+async def test_an_unknown_acceleration_is_refused_by_name(make_service: MakeService) -> None:
+    reply = await make_service().handle(edit_job(acceleration="warp"))
+    assert (reply["code"], reply["details"]["field"]) == ("INVALID_INPUT", "acceleration")
+
+
+async def test_the_same_photo_again_finds_its_encodings(make_service: MakeService) -> None:
+    service = make_service()
+    job = edit_job("first", prompt="make it blue", num_inference_steps=2, true_cfg_scale=2.0, size="112*144")
+    first, second = await service.handle(job), await service.handle({**job, "id": "second"})
+    assert second["encodings"] == {"hits": sum(first["encodings"].values()), "misses": 0}
+    assert picture(second) == picture(first)

@@ -65,6 +65,7 @@ class ImageEdit(JobInput):
     preset: Literal["fast", "balanced", "quality"] | None = None
     num_inference_steps: Annotated[int, Field(ge=1)] | None = None
     true_cfg_scale: Annotated[float, Field(ge=1.0, le=20.0)] | None = None
+    acceleration: Literal["none", "cache", "aggressive"] = "none"
     size: str = "match_input"
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] = -1
     loras: list[LoraRequest] = []

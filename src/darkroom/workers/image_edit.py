@@ -14,6 +14,7 @@ from darkroom.errors import BadJob, InputTooLarge
 from darkroom.jobs import ImageEdit
 from darkroom.media import decode_image, encode_image, to_uint8
 from darkroom.models import lora
+from darkroom.models.acceleration import Accelerated
 from darkroom.models.editor import Conditioning, Editor, References
 from darkroom.models.presets import DEFAULT, Preset
 from darkroom.models.sight import PromptTooLong, plain
@@ -79,12 +80,20 @@ def run(job: ImageEdit, desk: Desk) -> Work:
     pictures = [Picture(i, job.prompts[i], seed + k) for i in embeddings for k in range(job.num_images)]
     prompts = tuple(embeddings[picture.prompt_index] for picture in pictures)
     with lora.worn(editor.transformer, inputs.loras):
-        yield from make(pictures, Conditioning(prompts, negative, references), job, preset, editor, desk)
+        conditioning = Conditioning(prompts, negative, references)
+        computed = yield from make(pictures, conditioning, job, preset, editor, desk)
+    if job.acceleration != "none":
+        desk.warn(accelerated_how(job.acceleration, computed, preset.steps))
     return {
         "seed": seed,
         "failed": [{"index": i, "prompt": job.prompts[i], **bad.reply()} for i, bad in sorted(failed.items())],
         "model": desk.shelf.identity("edit"),
-        "parameters": {"num_inference_steps": preset.steps, "true_cfg_scale": preset.true_cfg_scale},
+        "parameters": {
+            "num_inference_steps": preset.steps,
+            "true_cfg_scale": preset.true_cfg_scale,
+            "acceleration": job.acceleration,
+            "computed_steps": computed,
+        },
         "encodings": asdict(editor.encodings.counts.since(known)),
     }
 
@@ -161,23 +170,38 @@ def read_negative(job: ImageEdit, preset: Preset, editor: Editor, references: Re
 
 def make(
     pictures: Sequence[Picture], conditioning: Conditioning, job: ImageEdit, preset: Preset, editor: Editor, desk: Desk
-) -> Generator[Event, None, None]:
-    """Denoise in batches of as many pictures as the profile allows, equal prompt lengths side by side."""
+) -> Generator[Event, None, int]:
+    """Denoise in batches of as many pictures as the profile allows, equal prompt lengths side by side.
+
+    Returns how many of a picture's steps ran the model; acceleration extrapolates the others.
+    """
     by_length = sorted(range(len(pictures)), key=lambda i: len(conditioning.prompts[i]))
     groups = [by_length[i : i + editor.max_batch] for i in range(0, len(by_length), editor.max_batch)]
     width, height = editor.output_size(conditioning.references, job.dimensions)
     sigmas = editor.sigmas(preset.steps, width, height, preset.shift)
+    computed = preset.steps
     for number, group in enumerate(groups):
         batch = replace(conditioning, prompts=tuple(conditioning.prompts[i] for i in group))
         latents = editor.noise([pictures[i].seed for i in group], width, height)
-        steps = sample(editor.denoiser(batch, width, height, preset.true_cfg_scale), latents, sigmas)
+        denoise = editor.denoiser(batch, width, height, preset.true_cfg_scale)
+        accelerated = None if job.acceleration == "none" else Accelerated(denoise, job.acceleration)
+        steps = sample(accelerated.denoise if accelerated else denoise, latents, sigmas)
         for done, step in enumerate(desk.clock.timed("denoise", steps), 1):
             latents = step.latents
             yield Progress("denoise", number * preset.steps + done, len(groups) * preset.steps)
+        computed = accelerated.computed if accelerated else preset.steps
         with desk.clock.span("decode"):
             pixels = editor.decode(latents, width, height)
         for index, image in zip(group, pixels, strict=True):
             yield finished(index, pictures[index], image, job)
+    return computed
+
+
+def accelerated_how(acceleration: str, computed: int, steps: int) -> str:
+    """What acceleration did to this job, for the reply."""
+    if computed == steps:
+        return f"acceleration {acceleration} had no effect: so few steps ({steps}) are all computed"
+    return f"acceleration {acceleration} is lossy: {computed} of {steps} steps were computed, the others extrapolated"
 
 
 def finished(index: int, picture: Picture, pixels: Tensor, job: ImageEdit) -> Unencoded:
