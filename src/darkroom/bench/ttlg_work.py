@@ -80,7 +80,8 @@ def _way(vae: Any, latents: Tensor, losses: int) -> None:
     # Times 1, because a counter cannot tell a leaf that enters a module from its own.
     leaf = latents.clone().requires_grad_()
     pixels = decode_frame(vae, leaf * 1)
-    torch.autograd.grad(pixels, leaf, torch.empty(losses, *pixels.shape, device="meta"), is_grads_batched=True)
+    for _ in range(losses):
+        torch.autograd.grad(pixels, leaf, torch.empty_like(pixels), retain_graph=True)
 
 
 def _features(vgg: Any, side: int) -> None:

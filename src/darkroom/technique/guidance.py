@@ -168,17 +168,12 @@ def _gradients(x0: Tensor, terms: Sequence[Term], decode: Decode, step: int) -> 
         with torch.enable_grad():
             leaf = x0.detach().requires_grad_()
             pixels = decode(leaf, sharing[0].size)
-            looked_at = pixels.detach().requires_grad_()
-            losses = [term.loss(looked_at) for term in sharing]
-        at_pixels = []
-        for term, loss in zip(sharing, losses, strict=True):
+            losses = [term.loss(pixels) for term in sharing]
+        for number, (term, loss) in enumerate(zip(sharing, losses, strict=True)):
             _finite(loss, f"the {term.name} loss", step)
-            each = torch.ones_like(loss)
-            at_pixels.append(torch.autograd.grad(loss, looked_at, each, materialize_grads=True)[0])
-        # One pass back for all: what the decoder recomputes on the way is recomputed once.
-        at_latents = torch.autograd.grad(pixels, leaf, torch.stack(at_pixels), is_grads_batched=True)[0]
-        values = [float(loss.detach().mean()) for loss in losses]
-        found += list(zip(sharing, values, at_latents, strict=True))
+            each, more = torch.ones_like(loss), number + 1 < len(sharing)
+            gradient = torch.autograd.grad(loss, leaf, each, retain_graph=more, materialize_grads=True)[0]
+            found.append((term, float(loss.detach().mean()), gradient))
     return found
 
 
