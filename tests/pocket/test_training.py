@@ -14,7 +14,7 @@ from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.flow_stage import FlowRecipe, Pointer, noise_levels, train_flow
 from darkroom.pocket.stages.free_cores import FreeCores
 from darkroom.pocket.stages.muon import orthogonal
-from darkroom.pocket.stages.pairs import Pairs, balanced, load_or_make, prompt_ids
+from darkroom.pocket.stages.pairs import Pairs, balanced, load_or_make, load_or_make_follows, prompt_ids
 from darkroom.pocket.stages.schedule import trapezoid, warm_then_linear
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
@@ -141,6 +141,9 @@ def test_shards_are_made_once(tmp_path: Path) -> None:
     assert torch.equal(made.source, again.source)
     assert made.prompts == again.prompts
     assert len(made) > 4  # the edits that undo are there
+    follows = load_or_make_follows(tmp_path, pipeline, seed=1, edits=2)
+    assert (follows.references, follows.grid, len(follows)) == (3, (8, 8), 2)
+    assert torch.equal(follows.target, load_or_make_follows(tmp_path, pipeline, seed=1, edits=2).target)
 
 
 def test_noise_levels_visit_every_part_of_the_schedule_and_half_are_blind() -> None:
@@ -205,7 +208,14 @@ def test_balancing_leaves_out_and_repeats(pairs: Pairs) -> None:
 
 def test_training_goes_on_from_a_finished_family(tmp_path: Path) -> None:
     begun = build(tmp_path / "begun", seed=5)
-    recipe = Recipe(flow=replace(FLOW, steps=1, batch=2), shards=1, edits_per_shard=4, times={})
+    recipe = Recipe(
+        flow=replace(FLOW, steps=1, batch=2),
+        shards=1,
+        edits_per_shard=4,
+        times={},
+        follow_shards=1,
+        follows_per_shard=2,
+    )
     further = train(tmp_path / "work", recipe, quiet, threads=torch.get_num_threads(), begin_with=begun)
     old, new = (QwenImageEditPlusPipeline.from_pretrained(folder) for folder in (begun, further))
     assert all(torch.equal(a, b) for a, b in zip(old.vae.parameters(), new.vae.parameters(), strict=True))

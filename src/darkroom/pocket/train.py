@@ -13,7 +13,7 @@ from darkroom.pocket.family import assemble, save
 from darkroom.pocket.shipped import EDIT, TAUGHT, install
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.flow_stage import FlowRecipe, train_flow
-from darkroom.pocket.stages.pairs import Pairs, balanced, join, load_or_make
+from darkroom.pocket.stages.pairs import Pairs, balanced, join, load_or_make, load_or_make_follows
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.vae_stage import VaeRecipe, polish_decoder, train_vae
@@ -37,6 +37,10 @@ class Recipe:
     flow: FlowRecipe = field(default_factory=FlowRecipe)
     shards: int = 6
     edits_per_shard: int = 2500
+    # Frames of clips, from edges, initial and previous frame: shards, examples in each, how often each is shown.
+    follow_shards: int = 3
+    follows_per_shard: int = 1500
+    follow_times: int = 4
     # Kinds that the family is not taught yet. They change forms and places, and need many more samples than one CPU
     # makes in an hour; few kinds taught well serve better than many smeared.
     # Which shape is meant is the hardest part of those that remain: they come more often.
@@ -69,11 +73,13 @@ def train(work: Path, recipe: Recipe, report: Report = print, threads: int = 0, 
         _vae(pipeline, work, recipe, report)
         _sight(pipeline, work, recipe, report)
         start_transformer(pipeline.transformer)
-    pairs = _pairs(pipeline, work, recipe, report)
+    sets = [_pairs(pipeline, work, recipe, report)]
+    if recipe.follow_shards:
+        sets.append(_follows(pipeline, work, recipe, report))
     train_flow(
         pipeline.transformer,
         pipeline.text_encoder,
-        [pairs],
+        sets,
         pipeline.tokenizer,
         recipe.flow,
         work / "flow.pt",
@@ -141,6 +147,14 @@ def _pairs(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, repo
         shards.append(load_or_make(work, pipeline, recipe.seed + number, recipe.edits_per_shard))
         report(f"pairs: shard {number + 1} of {recipe.shards}, {len(shards[-1])} edits")
     return balanced(join(shards), recipe.times)
+
+
+def _follows(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, report: Report) -> Pairs:
+    shards = []
+    for number in range(recipe.follow_shards):
+        shards.append(load_or_make_follows(work, pipeline, recipe.seed + number, recipe.follows_per_shard))
+        report(f"follows: shard {number + 1} of {recipe.follow_shards}, {len(shards[-1])} frames")
+    return balanced(join(shards), {"follow": recipe.follow_times})
 
 
 def _needed(path: Path) -> dict[str, Any]:
