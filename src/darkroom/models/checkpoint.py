@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from darkroom.models import packing
+from darkroom.models.folding import detach
 from darkroom.models.packing.manifest import check_precision
 from darkroom.models.parts import LOADERS, expected_weight
 from darkroom.models.specs import Profile
@@ -43,16 +45,24 @@ class Unpacked:
         return weight.device + (0 if self.folded else weight.modulation)
 
     def load(self, devices: Mapping[str, torch.device]) -> dict[str, Any]:
-        return {
-            part: LOADERS[part](self.folder / part, self.precision).to(device) for part, device in devices.items()
-        }
+        return {part: self._part(part).to(device) for part, device in devices.items()}
+
+    def _part(self, part: str) -> Any:
+        module = LOADERS[part](self.folder / part, self.precision)
+        if part == "transformer" and self.folded:
+            # Before it goes to the device, which need never hold this third.
+            detach(module, hashlib.sha256(repr((self.key(part), self.precision)).encode()).hexdigest())
+        return module
 
 
 class Packed:
-    """What `darkroom pack` wrote: all parts streamed side by side. Raises ModelNotReady for another precision."""
+    """What `darkroom pack` wrote: all parts streamed side by side, modulation always folded.
+
+    Raises ModelNotReady for another precision than the profile's.
+    """
 
     def __init__(self, folder: Path, profile: Profile) -> None:
-        self.folder, self.folded = folder, profile.levers.fold
+        self.folder = folder
         self.manifest = packing.read_manifest(folder)
         check_precision(folder, self.manifest, profile.precision, profile.name)
 
@@ -60,11 +70,10 @@ class Packed:
         return (part, self.manifest.fingerprint(part))
 
     def device_bytes(self, part: str) -> int:
-        modulation = part == "transformer" and not self.folded
-        return self.manifest.size(part, *(["modulation"] if modulation else []))
+        return self.manifest.size(part)
 
     def load(self, devices: Mapping[str, torch.device]) -> dict[str, Any]:
-        return packing.load(self.folder, devices, folded=self.folded).wait()
+        return packing.load(self.folder, devices).wait()
 
 
 def open_checkpoint(folder: Path, profile: Profile) -> Checkpoint:

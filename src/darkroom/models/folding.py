@@ -235,6 +235,11 @@ def from_file(transformer: Any, path: Path, fingerprint: str | None) -> Detached
             tensor: Tensor = file.get_tensor(name)
             return tensor
 
+    return from_reader(transformer, read, fingerprint)
+
+
+def from_reader(transformer: Any, read: Callable[[str], Tensor], fingerprint: str | None) -> Detached:
+    """As `from_file`, for weights that lie anywhere: `read` gives a parameter by its name in the state dict."""
     return _replaced(transformer, Detached(transformer, read, fingerprint))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from darkroom.models.packing.manifest import File, Manifest, read_manifest
+from darkroom.models.folding import from_reader
+from darkroom.models.packing.manifest import File, Manifest, check_size, read_manifest
 from darkroom.models.packing.streaming import stream
-from darkroom.models.parts import skeleton
-from darkroom.models.placement import EMBEDDINGS, PARTS, HostEmbedding, place, set_parameter
+from darkroom.models.parts import header, skeleton
+from darkroom.models.placement import EMBEDDINGS, PARTS, HostEmbedding, set_parameter
 from darkroom.models.precision import compute_dtype, linears, replace_linear, scheme_of
 from darkroom.models.specs import Precision
 
@@ -45,8 +46,8 @@ def load(
 ) -> Loading:
     """Start to read parts of an artifact onto their devices, in the order in which an edit needs them.
 
-    folded: leave the modulation weights (a third of the transformer) out; they stay on the meta device. checked:
-    compare every file's SHA-256 while it passes. Returns at once but for the modules' skeletons; parts are in
+    folded: leave the modulation weights, a third of the transformer, in their files, from which tables are made.
+    checked: compare every file's CRC-32 while it passes. Returns at once but for the modules' skeletons; parts are in
     evaluation mode. Raises ModelNotReady for a damaged manifest or configuration; each part's future raises it for
     damaged files.
     """
@@ -65,7 +66,8 @@ def load(
         # On this thread: a skeleton is made under a patch of torch, and meanwhile the readers read.
         empty = {part: skeleton(folder / part, part) for part in wanted}
         futures = {
-            part: assembling.submit(_assembled, folder, manifest, part, empty[part], files[part]) for part in wanted
+            part: assembling.submit(_assembled, folder, manifest, part, empty[part], files[part], folded)
+            for part in wanted
         }
     finally:
         reading.shutdown(wait=False)
@@ -79,13 +81,22 @@ def _files(manifest: Manifest, part: str, folded: bool) -> tuple[File, ...]:
 
 
 def _assembled(
-    folder: Path, manifest: Manifest, part: str, module: Any, files: Sequence[Future[dict[str, Tensor]]]
+    folder: Path,
+    manifest: Manifest,
+    part: str,
+    module: Any,
+    files: Sequence[Future[dict[str, Tensor]]],
+    folded: bool,
 ) -> Any:
     tensors = {name: tensor for file in files for name, tensor in file.result().items()}
     device = next(iter(tensors.values())).device
     if part == "text_encoder":
-        module.set_input_embeddings(HostEmbedding(_embeddings(folder, manifest)))
+        # The table is mapped and not read: a prompt takes a few hundred of its 152,064 rows.
+        module.set_input_embeddings(HostEmbedding(mapped(folder, manifest.sections["embeddings"])(EMBEDDINGS)))
         module.lm_head = nn.Identity()
+    if part == "transformer" and folded:
+        files_of = manifest.sections["modulation"]
+        from_reader(module, mapped(folder, files_of), fingerprint="".join(file.sha256 for file in files_of))
     _fill(module, part, tensors, manifest.precision)
     for name, buffer in module.named_buffers():
         parent, _, last = name.rpartition(".")
@@ -94,7 +105,7 @@ def _assembled(
 
 
 def _fill(module: nn.Module, part: str, tensors: dict[str, Tensor], precision: Precision) -> None:
-    """Put every tensor in its place; of the parameters only the modulation's may stay empty."""
+    """Put every tensor in its place; none may stay empty."""
     for name, linear in linears(module):
         weight = f"{name}.weight"
         scheme = scheme_of(part, weight, tuple(linear.weight.shape), precision)
@@ -105,16 +116,20 @@ def _fill(module: nn.Module, part: str, tensors: dict[str, Tensor], precision: P
             replace_linear(module, name, scheme.attach(linear, stored, compute_dtype(precision)))
     for name, tensor in tensors.items():
         set_parameter(module, name, tensor)
-    for name, parameter in module.named_parameters():
-        assert not parameter.is_meta or place(part, name) == "modulation", name
+    assert not any(parameter.is_meta for parameter in module.parameters()), f"a weight of the {part} is in no file"
 
 
-def _embeddings(folder: Path, manifest: Manifest) -> Tensor:
-    """The table, mapped and not read: a prompt takes a few hundred of its 152,064 rows."""
+def mapped(folder: Path, files: Sequence[File]) -> Callable[[str], Tensor]:
+    """Tensors by name, mapped from their files when they are asked for. Raises ModelNotReady for a missing file."""
     from safetensors import safe_open
 
-    for file in manifest.sections["embeddings"]:
-        with safe_open(folder / file.name, framework="pt") as opened:
-            if EMBEDDINGS in opened.keys():  # noqa: SIM118 (no mapping)
-                return torch.as_tensor(opened.get_tensor(EMBEDDINGS))
-    raise AssertionError("a manifest without embeddings passed its check")
+    where = {}
+    for file in files:
+        check_size(folder, file)
+        where.update({name: folder / file.name for name, _ in header(folder / file.name)})
+
+    def read(name: str) -> Tensor:
+        with safe_open(where[name], framework="pt") as opened:
+            return torch.as_tensor(opened.get_tensor(name))
+
+    return read

@@ -27,11 +27,16 @@ class _Frozen(BaseModel):
 
 
 class File(_Frozen):
-    """One file of the artifact; name is relative to its folder."""
+    """One file of the artifact; name is relative to its folder.
+
+    crc32: what a load compares on the way, since it takes a fifth of the processor's time that sha256 takes, which
+    `verify` compares.
+    """
 
     name: str
     bytes: int
     sha256: str
+    crc32: int
 
 
 class Source(_Frozen):
@@ -130,4 +135,4 @@ def check_size(folder: Path, file: File) -> None:
 
 def damaged(folder: Path, file: File) -> ModelNotReady:
     """The error for a file whose content is not what was written."""
-    return ModelNotReady(f"{folder.name}/{file.name} is damaged (its SHA-256 is another); {_AGAIN}")
+    return ModelNotReady(f"{folder.name}/{file.name} is damaged (its checksum is another); {_AGAIN}")

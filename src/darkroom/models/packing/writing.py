@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from torch import Tensor
 from darkroom.errors import InvalidInput, ModelNotReady
 from darkroom.models.packing.manifest import FORMAT, MANIFEST, File, Manifest, Progress, Source
 from darkroom.models.packing.source import SMALL, Entry, entries, source_fingerprint, tensors
+from darkroom.models.packing.streaming import CHUNK_BYTES
 from darkroom.models.placement import PARTS, place
 from darkroom.models.precision import compute_dtype, scheme_of, stored_bytes
 from darkroom.models.specs import ModelSpec, Precision
@@ -118,10 +120,13 @@ class _Writer:
 
 def _settled(folder: Path, name: str) -> File:
     """A written file, on the disk for good, and what is there."""
+    digest, checksum = hashlib.sha256(), 0
     with (folder / name).open("rb") as file:
         os.fsync(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return File(name=name, bytes=file.tell(), sha256=digest)
+        while piece := file.read(CHUNK_BYTES):
+            digest.update(piece)
+            checksum = zlib.crc32(piece, checksum)
+        return File(name=name, bytes=file.tell(), sha256=digest.hexdigest(), crc32=checksum)
 
 
 def _copy_small(source: Path, folder: Path) -> list[File]:
