@@ -81,16 +81,24 @@ def reply(store: Store, manifest: dict[str, Any], wish: Wish, most_bytes: int) -
 
 def _reply(store: Store, manifest: dict[str, Any], wish: Wish, warnings: list[str], linked: bool) -> dict[str, Any]:
     folder, expires = manifest["folder"], wish.expires_seconds
-    images = []
-    for entry in _pictures(manifest):
+    inline = not linked
+
+    def told(entry: dict[str, Any], *about: str, inline: bool = inline) -> dict[str, Any]:
         key = f"{folder}/{entry['name']}"
-        url = store.link(key, expires) if linked else data_uri(entry["media_type"], store.get(key))
-        about = {name: entry.get(name) for name in ("sha256", "width", "height", "seed", "prompt")}
-        until = _expires_at(expires) if linked and store.links_expire else None
-        images.append({"url": url, "key": store.place(key), **about, "expires_at": until})
+        url = data_uri(entry["media_type"], store.get(key)) if inline else _link(store, key, expires)
+        until = _expires_at(expires) if url and not inline and store.links_expire else None
+        return {"url": url, "key": store.place(key), **{name: entry.get(name) for name in about}, "expires_at": until}
+
+    images = [told(entry, "sha256", "width", "height", "seed", "prompt") for entry in _pictures(manifest)]
+    frames = [told(entry, "frame", "sha256", "width", "height", "seed", inline=False) for entry in _frames(manifest)]
+    files = [told(entry, "name", "media_type", "bytes", "sha256") for entry in _others(manifest)]
+    video = next((file["url"] for file in files if file["media_type"].startswith("video/")), None)
     return {
         **({"image_url": images[0]["url"], "images": images} if images else {}),
-        "manifest_url": store.link(f"{folder}/{MANIFEST}", expires) if store.links else None,
+        **({"video_url": video} if video else {}),
+        **({"files": files} if files else {}),
+        **({"frames": frames} if frames else {}),
+        "manifest_url": _link(store, f"{folder}/{MANIFEST}", expires),
         **manifest["reply"],
         "warnings": warnings,
         "timings": manifest["timings"],
@@ -98,9 +106,35 @@ def _reply(store: Store, manifest: dict[str, Any], wish: Wish, warnings: list[st
     }
 
 
+def announced(store: Store, folder: str, entry: dict[str, Any], wish: Wish) -> dict[str, Any]:
+    """What progress says of a file that is stored while its job goes on: its line, key, and link where there is one."""
+    key = f"{folder}/{entry['name']}"
+    return {"url": _link(store, key, wish.expires_seconds), "key": store.place(key), **entry}
+
+
+def _link(store: Store, key: str, seconds: int) -> str | None:
+    return store.link(key, seconds) if store.links else None
+
+
 def _pictures(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """The results that the caller asked for: pictures made from a seed, without plots and grids."""
-    return [entry for entry in manifest["files"] if entry["media_type"].startswith("image/") and "seed" in entry]
+    return [entry for entry in manifest["files"] if _kind(entry) == "picture"]
+
+
+def _frames(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The single pictures of a clip. They come as links alone: as data they would be the clip once more."""
+    return [entry for entry in manifest["files"] if _kind(entry) == "frame"]
+
+
+def _others(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Clips, tables, plots and sheets."""
+    return [entry for entry in manifest["files"] if _kind(entry) == "file"]
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    if "frame" in entry:
+        return "frame"
+    return "picture" if entry["media_type"].startswith("image/") and "seed" in entry else "file"
 
 
 def data_uri(media_type: str, data: bytes) -> str:
@@ -109,9 +143,11 @@ def data_uri(media_type: str, data: bytes) -> str:
 
 
 def _fits(manifest: dict[str, Any], most_bytes: int) -> bool:
-    """Whether the pictures can stand in the reply; the first stands there twice (image_url)."""
-    sizes = [entry["bytes"] for entry in _pictures(manifest)]
-    return bool((sum(sizes) + sum(sizes[:1])) * BASE64_GROWTH < most_bytes * 0.98)
+    """Whether the files can stand in the reply; the first picture and clip stand there twice (image_url, video_url)."""
+    pictures, others = _pictures(manifest), _others(manifest)
+    clips = [entry for entry in others if entry["media_type"].startswith("video/")]
+    total = sum(entry["bytes"] for entry in (*pictures, *pictures[:1], *others, *clips[:1]))
+    return bool(total * BASE64_GROWTH < most_bytes * 0.98)
 
 
 def _checked(answer: dict[str, Any], store: Store, manifest: dict[str, Any], most_bytes: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class ProgressFeed:
     def __init__(self, send: Send | None, interval: float) -> None:
         self._send, self._interval = send, interval
         self._latest: dict[str, Any] | None = None
+        self._kept: dict[str, Any] = {}
         self._news = asyncio.Event()
         self._closing = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -35,6 +36,11 @@ class ProgressFeed:
         """Replace what will be sent next; may be called from any thread."""
         if self._send is not None:
             self._loop.call_soon_threadsafe(self._set, payload)
+
+    def keep(self, fields: dict[str, Any]) -> None:
+        """Say these fields with every update from now on; may be called from any thread."""
+        if self._send is not None:
+            self._loop.call_soon_threadsafe(self._kept.update, fields)
 
     async def close(self) -> None:
         """Drop what has not been sent and wait for the post on its way: none may follow the result."""
@@ -50,7 +56,7 @@ class ProgressFeed:
             await asyncio.wait([self._task])
 
     def _set(self, payload: dict[str, Any]) -> None:
-        self._latest = payload
+        self._latest = {**payload, **self._kept}
         self._news.set()
 
     async def _pump(self) -> None:

@@ -6,14 +6,16 @@ import asyncio
 import json
 import logging
 import secrets
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from darkroom import delivery, fetch
+from darkroom import delivery, fetch, sources
 from darkroom.artifacts import Artifact
 from darkroom.errors import BadJob, DarkroomError, Internal, InvalidInput, UploadFailed
 from darkroom.jobs import Limits, S3Config, parse, redacted
@@ -24,9 +26,10 @@ from darkroom.runner import Runner
 from darkroom.settings import Settings
 from darkroom.spool import Kept, Spool
 from darkroom.storage import MissingKey, Store, bare_endpoint, open_store, store_of
+from darkroom.stream import Stream
 from darkroom.ticket import Ticket
 from darkroom.timing import cost, usd_per_second
-from darkroom.workers import Desk, Event, Recipe, Unencoded, Work, recipe
+from darkroom.workers import Desk, Event, Recipe, Streamed, Unencoded, Work, recipe
 from darkroom.workers.health import device, versions
 
 T = TypeVar("T")
@@ -107,46 +110,75 @@ class Service:
         """Make the result, or take the one that an earlier try could not store; store it and build the reply."""
         kept = await self._in_io(lambda: self._spool.find(ticket.spool_name, ticket.request_hash))
         if kept is None:
-            kept = await self._make(ticket, run, send)
+            kept = await (self._stream(ticket, run, send) if run.streams else self._make(ticket, run, send))
         else:
             ticket.take_over(kept.making)
             ticket.warnings.append("made by an earlier try of this job, whose result could not be stored then")
-        if not kept.artifacts:
+        if not kept.artifacts and not kept.stored:
             return {**kept.fields, "warnings": ticket.warnings, "timings": self._timings(ticket)}
         return await self._in_io(lambda: self._store_and_reply(ticket, kept))
 
     async def _make(self, ticket: Ticket, run: Recipe, send: Send | None) -> Kept:
         """Fetch the sources and run the recipe. Nothing is stored yet: a failing job leaves nothing behind."""
         with ticket.clock.span("fetch"):
-            files = await self._in_io(lambda: self._fetch(ticket))
-        desk, artifacts, encoding = self._desk(ticket, files), list[Artifact](), list[Future[Artifact]]()
-        prepare = run.prepare
+            files = await self._in_io(lambda: self._fetch(ticket, None))
+        return await self._run(ticket, run, self._desk(ticket, files), ProgressFeed(send, self._interval), None)
+
+    async def _stream(self, ticket: Ticket, run: Recipe, send: Send | None) -> Kept:
+        """As `_make`, for a recipe whose files are stored as they come: what a failing job has stored stays."""
+        feed = ProgressFeed(send, self._interval)
+        stream = Stream(
+            ticket.store,
+            ticket.folder,
+            ticket.request_hash,
+            lambda entry: feed.keep({"file": delivery.announced(ticket.store, ticket.folder, entry, ticket.wish)}),
+        )
+        with tempfile.TemporaryDirectory(prefix="darkroom-") as folder:
+            try:
+                with ticket.clock.span("fetch"):
+                    desk = await self._in_io(lambda: self._streaming_desk(ticket, stream, Path(folder)))
+                return await self._run(ticket, run, desk, feed, stream)
+            except DarkroomError as error:
+                await self._in_io(stream.close)
+                error.details.update(stream.told())
+                raise
+            finally:
+                # Also where the job was cancelled: what is finished is stored, and nothing is stored after that.
+                await asyncio.shield(self._in_io(stream.close))
+
+    async def _run(self, ticket: Ticket, run: Recipe, desk: Desk, feed: ProgressFeed, stream: Stream | None) -> Kept:
+        artifacts, encoding, prepare = list[Artifact](), list[Future[Artifact]](), run.prepare
         if prepare is not None:
             desk.prepared = await self._in_io(lambda: prepare(ticket.job, desk))
-        feed, asked = ProgressFeed(send, self.settings.progress_seconds), time.perf_counter()
+        asked = time.perf_counter()
 
         def start() -> Work:
             ticket.clock.add("queue", time.perf_counter() - asked)
             return run.start(ticket.job, desk)
 
         def listen(event: Event) -> None:
-            if isinstance(event, Unencoded):
+            if isinstance(event, Streamed):
+                assert stream is not None, "only a recipe that streams yields files to stream"
+                stream.put(event)
+            elif isinstance(event, Unencoded):
                 encoding.append(self._io.submit(event.encode))
             elif isinstance(event, Artifact):
                 artifacts.append(event)
             else:
-                feed.update({"stage": event.stage, "done": event.done, "total": event.total})
+                feed.update({"stage": event.stage, "done": event.done, "total": event.total, **event.more})
 
         try:
             outcome = await self._runner.run(start, listen)
+            stored = [] if stream is None else await self._in_io(stream.finish)
+            artifacts += await asyncio.gather(*map(asyncio.wrap_future, encoding))
             await feed.close()
         finally:
             await feed.abandon()
-        artifacts += await asyncio.gather(*map(asyncio.wrap_future, encoding))
         ticket.gpu_seconds = outcome.seconds
         ticket.cold = desk.cold or self._jobs_run == 0
         self._jobs_run += 1
-        return Kept(sorted(artifacts, key=lambda artifact: artifact.name), outcome.fields, ticket.making())
+        ordered = sorted(artifacts, key=lambda artifact: artifact.name)
+        return Kept(ordered, outcome.fields, ticket.making(), stored)
 
     def _store_and_reply(self, ticket: Ticket, kept: Kept) -> dict[str, Any]:
         """Files, manifest and idempotency record into the store, in this order. Keeps the result where that fails."""
@@ -187,6 +219,8 @@ class Service:
             )
         manifest = delivery.load_manifest(ticket.store, record["folder"])
         if manifest is None:
+            # An earlier try stopped half-way: this one goes on where that one's files are.
+            ticket.folder = record["folder"]
             return None
         return delivery.reply(ticket.store, manifest, ticket.wish, self._most_bytes)
 
@@ -214,20 +248,16 @@ class Service:
             bucket=own.bucketName,
         )
 
-    def _fetch(self, ticket: Ticket) -> dict[str, bytes]:
-        """Pictures within the picture limit, and LoRAs that come by address within the LoRA limit."""
-        private = self.settings.allow_private_urls
-        files = fetch.fetch_all(ticket.job.sources(), self.limits, ticket.store, allow_private=private)
-        weights = ticket.job.weight_sources()
-        if weights:
-            limits = self.limits.model_copy(
-                update={
-                    "max_source_bytes": self.limits.max_lora_bytes,
-                    "fetch_seconds": self.settings.fetch_lora_seconds,
-                }
-            )
-            files |= fetch.fetch_all(weights, limits, ticket.store, allow_private=private)
-        return files
+    def _fetch(self, ticket: Ticket, folder: Path | None) -> Mapping[str, bytes]:
+        return sources.fetch_files(ticket.job, self.limits, self.settings, ticket.store, folder)
+
+    def _streaming_desk(self, ticket: Ticket, stream: Stream, folder: Path) -> Desk:
+        """A desk with a folder of its own, the sources in it, and what an earlier try has stored."""
+        self._remember(ticket)
+        desk = self._desk(ticket, self._fetch(ticket, folder))
+        desk.clips = sources.fetch_clips(ticket.job, self.limits, self.settings, ticket.store, folder)
+        desk.earlier, desk.read_stored, desk.folder = stream.earlier(), stream.read, folder
+        return desk
 
     def _desk(self, ticket: Ticket, files: Mapping[str, bytes]) -> Desk:
         desk = Desk(self.shelf, self.limits, files, self.settings.lora_dir, ticket.clock, ticket.warnings)
@@ -245,7 +275,7 @@ class Service:
             "request": ticket.request,
             "request_sha256": ticket.request_hash,
             "reply": kept.fields,
-            "files": [artifact.entry() for artifact in kept.artifacts],
+            "files": [*kept.stored, *(artifact.entry() for artifact in kept.artifacts)],
             "warnings": ticket.warnings,
             "timings": self._timings(ticket),
             "cost": cost(gpu, ticket.gpu_seconds, price),
@@ -254,6 +284,10 @@ class Service:
 
     def _timings(self, ticket: Ticket) -> dict[str, Any]:
         return {"cold": ticket.cold, **ticket.clock.report(*PHASES)}
+
+    @property
+    def _interval(self) -> float:
+        return self.settings.progress_seconds
 
     @property
     def _most_bytes(self) -> int:
@@ -300,5 +334,6 @@ def limits_of(settings: Settings, profile_max_side: int) -> Limits:
         max_side=settings.max_side or profile_max_side,
         max_source_bytes=int(settings.max_source_mib * 2**20),
         max_source_pixels=int(settings.max_source_megapixels * 1e6),
+        max_clip_bytes=int(settings.max_clip_mib * 2**20),
         max_lora_bytes=int(settings.max_lora_mib * 2**20),
     )

@@ -18,11 +18,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Kept:
-    """A whole result as the recipe made it: files, its own reply fields, and how it was made (seconds, warnings)."""
+    """A whole result as the recipe made it: files, its own reply fields, and how it was made (seconds, warnings).
+
+    stored: the manifest lines of files that are in the store already.
+    """
 
     artifacts: list[Artifact]
     fields: dict[str, Any]
     making: dict[str, Any] = field(default_factory=dict)
+    stored: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Spool:
@@ -44,7 +48,13 @@ class Spool:
         for number, artifact in enumerate(kept.artifacts):
             (draft / str(number)).write_bytes(artifact.data)
             index.append({k: v for k, v in asdict(artifact).items() if k != "data"})
-        note = {"request": request_hash, "artifacts": index, "fields": kept.fields, "making": kept.making}
+        note = {
+            "request": request_hash,
+            "artifacts": index,
+            "fields": kept.fields,
+            "making": kept.making,
+            "stored": kept.stored,
+        }
         (draft / "index.json").write_text(json.dumps(note))
         shutil.rmtree(place, ignore_errors=True)
         os.replace(draft, place)
@@ -59,7 +69,7 @@ class Spool:
                 return None
             data = [(place / str(number)).read_bytes() for number in range(len(note["artifacts"]))]
             artifacts = [Artifact(data=d, **entry) for d, entry in zip(data, note["artifacts"], strict=True)]
-            return Kept(artifacts, note["fields"], note["making"])
+            return Kept(artifacts, note["fields"], note["making"], note["stored"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):

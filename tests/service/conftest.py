@@ -37,7 +37,13 @@ def edit_job(job_id: str = "job-1", **fields: Any) -> dict[str, Any]:
 def first_service(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
     folder = tmp_path_factory.mktemp("service")
     return Service(
-        Settings(profile="pocket", edit_model=str(family), store=str(folder / "store"), spool=folder / "spool")
+        Settings(
+            profile="pocket",
+            edit_model=str(family),
+            video_model=str(family),
+            store=str(folder / "store"),
+            spool=folder / "spool",
+        )
     )
 
 
@@ -49,6 +55,7 @@ def make_service(first_service: Service, family: Path, tmp_path: Path) -> MakeSe
         own = {
             "profile": "pocket",
             "edit_model": str(family),
+            "video_model": str(family),
             "store": str(tmp_path / "store"),
             "spool": tmp_path / "spool",
             "upload_attempts": 1,

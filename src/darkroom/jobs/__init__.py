@@ -11,8 +11,10 @@ from darkroom.jobs.limits import Limits
 from darkroom.jobs.parse import Job, parse
 from darkroom.jobs.redact import redacted
 from darkroom.jobs.s3config import S3Config
+from darkroom.jobs.video_edit import Guidance, VideoEdit, frame_seed
 
 __all__ = [
+    "Guidance",
     "Health",
     "ImageEdit",
     "Job",
@@ -20,7 +22,9 @@ __all__ = [
     "Limits",
     "LoraRequest",
     "S3Config",
+    "VideoEdit",
     "Warmup",
+    "frame_seed",
     "parse",
     "redacted",
 ]

@@ -48,3 +48,7 @@ class JobInput(BaseModel):
     def weight_sources(self) -> dict[str, str]:
         """Field name -> address of every LoRA that comes by https or from the bucket."""
         return {}
+
+    def clip_sources(self) -> dict[str, str]:
+        """Field name -> address of every video or archive, which has a larger limit than a picture."""
+        return {}

@@ -23,6 +23,8 @@ class Limits(BaseModel):
     """Largest source picture as it comes over the wire."""
     max_source_pixels: PositiveInt = 64_000_000
     """Largest source picture once unpacked, checked before it is decoded."""
+    max_clip_bytes: PositiveInt = 256 * 2**20
+    """Largest video or zip of frames, and the most that a list of frames may weigh together."""
     max_lora_bytes: PositiveInt = 2 * 2**30
     """Largest LoRA that a job may bring or name."""
     fetch_seconds: PositiveFloat = 20.0

@@ -14,18 +14,20 @@ from darkroom.jobs.base import JobInput
 from darkroom.jobs.control import Health, Warmup
 from darkroom.jobs.image_edit import ImageEdit
 from darkroom.jobs.limits import Limits
+from darkroom.jobs.video_edit import VideoEdit
 
-Job = Annotated[ImageEdit | Health | Warmup, Field(discriminator="type")]
+Job = Annotated[ImageEdit | VideoEdit | Health | Warmup, Field(discriminator="type")]
 
-_ADAPTER: TypeAdapter[ImageEdit | Health | Warmup] = TypeAdapter(Job)
+_ADAPTER: TypeAdapter[ImageEdit | VideoEdit | Health | Warmup] = TypeAdapter(Job)
 _MODELS: dict[str, type[JobInput]] = {
     get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(get_args(Job)[0])
 }
+_BRANCHES = ("str", "list[str]", "constrained-str", "list[constrained-str]")
 _OPERATIONS = {"edit": "image_edit"}
 """`operation` of earlier clients -> `type`."""
 
 
-def parse(raw: Any, limits: Limits) -> ImageEdit | Health | Warmup:
+def parse(raw: Any, limits: Limits) -> ImageEdit | VideoEdit | Health | Warmup:
     """The job that `raw`, the value of `input`, asks for.
 
     Raises InvalidInput, InputTooLarge or UnsupportedType; nothing has been fetched or stored by then.
@@ -105,7 +107,7 @@ def _field(error: ErrorDetails) -> str:
     for part in error["loc"]:
         if isinstance(part, int):
             name += f"[{part}]"
-        elif part not in _MODELS and part not in ("str", "list[str]"):
+        elif part not in _MODELS and part not in _BRANCHES:
             name += f".{part}" if name else part
     return name or "input"
 

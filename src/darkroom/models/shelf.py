@@ -18,7 +18,9 @@ from darkroom.faults import is_the_devices
 from darkroom.models.cache import MIB, Encodings, TensorCache
 from darkroom.models.checkpoint import Checkpoint, open_checkpoint
 from darkroom.models.editor import Editor
+from darkroom.models.optical_flow import OpticalFlow, load_optical_flow
 from darkroom.models.parts import load_processor, load_schedule
+from darkroom.models.perceptual import Perceptual, load_perceptual
 from darkroom.models.placement import PARTS, occupied_bytes
 from darkroom.models.precision import require
 from darkroom.models.residency import OneAtATime, Resident
@@ -65,6 +67,8 @@ class Shelf:
         self._encodings = TensorCache(int(profile.cache_mib * MIB))
         device = torch.device(profile.device)
         self._residency = OneAtATime(device) if profile.offload else Resident(device)
+        self._perceptual: Perceptual | None = None
+        self._optical_flow: OpticalFlow | None = None
         self._lock = threading.Lock()
         self._states = {role: self._state_of(role, "cold") for role in profile.models}
 
@@ -90,6 +94,18 @@ class Shelf:
             self._editors[role] = self._tracked_load(role)
         self._editors.move_to_end(role)
         return self._editors[role]
+
+    def perceptual(self) -> Perceptual:
+        """What pictures look alike by; loaded for the first job that measures, and kept."""
+        if self._perceptual is None:
+            self._perceptual = load_perceptual(torch.device(self.profile.device))
+        return self._perceptual
+
+    def optical_flow(self) -> OpticalFlow:
+        """How a picture moved; loaded for the first job that asks, and kept."""
+        if self._optical_flow is None:
+            self._optical_flow = load_optical_flow(torch.device(self.profile.device))
+        return self._optical_flow
 
     def evict(self, role: str) -> None:
         """Let a model go, with the parts that no other uses; a cold role stays cold."""

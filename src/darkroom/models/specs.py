@@ -9,7 +9,7 @@ from typing import Literal
 
 from darkroom.models.areas import Areas
 from darkroom.models.levers import Levers
-from darkroom.models.presets import EDIT_2511, POCKET, Preset
+from darkroom.models.presets import EDIT_2511, POCKET, VIDEO_2509, Preset
 from darkroom.settings import ROLES, PrecisionName, Settings
 
 Precision = PrecisionName
@@ -21,17 +21,25 @@ FP8 = (8, 9)
 RESIDENT_GIB = 20.0
 """From this memory on even a profile that may take turns keeps all parts on the card."""
 
+FOLLOW_EDGES = (
+    "Generate the scene and style of Picture 2 in the pose and layout that the edge map in Picture 1 shows, "
+    "as the next frame of a video after Picture 3."
+)
 POCKET_WEIGHTS = Path(__file__).resolve().parent.parent / "pocket" / "weights"
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One checkpoint: where it lies, at which revision, and the sizes and presets it was made for."""
+    """One checkpoint: where it lies, at which revision, and the sizes and presets it was made for.
+
+    video_prompt: what a video_edit without a prompt says beside an edge map, the init frame and the frame before.
+    """
 
     repo: str
     revision: str | None = None
     areas: Areas = field(default_factory=Areas)
     presets: Mapping[str, Preset] = field(default_factory=lambda: EDIT_2511)
+    video_prompt: str = FOLLOW_EDGES
 
 
 @dataclass(frozen=True)
@@ -64,12 +72,16 @@ class Profile:
 
 REAL: Mapping[str, ModelSpec] = {
     "edit": ModelSpec("Qwen/Qwen-Image-Edit-2511"),
-    "video": ModelSpec("Qwen/Qwen-Image-Edit-2509"),
+    "video": ModelSpec("Qwen/Qwen-Image-Edit-2509", presets=VIDEO_2509),
 }
 
-_POCKET = {
-    "edit": ModelSpec(str(POCKET_WEIGHTS / "edit"), areas=Areas(sight=128 * 128, vae=128 * 128), presets=POCKET),
-}
+_POCKET_EDIT = ModelSpec(
+    str(POCKET_WEIGHTS / "edit"),
+    areas=Areas(sight=128 * 128, vae=128 * 128),
+    presets=POCKET,
+    video_prompt="draw the next frame following the edges",
+)
+_POCKET = {"edit": _POCKET_EDIT, "video": _POCKET_EDIT}
 
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile

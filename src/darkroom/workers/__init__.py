@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import cast
 
-from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Unencoded, Work
+from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Stored, Streamed, Unencoded, Work
 
-__all__ = ["RECIPES", "Desk", "Event", "Progress", "Recipe", "Unencoded", "Work", "recipe"]
+__all__ = ["RECIPES", "Desk", "Event", "Progress", "Recipe", "Stored", "Streamed", "Unencoded", "Work", "recipe"]
 
 RECIPES: Mapping[str, str] = {
     "image_edit": "darkroom.workers.image_edit",
+    "video_edit": "darkroom.workers.video_edit",
     "health": "darkroom.workers.health",
     "warmup": "darkroom.workers.warmup",
 }

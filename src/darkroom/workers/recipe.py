@@ -16,11 +16,12 @@ from darkroom.timing import Clock
 
 @dataclass(frozen=True)
 class Progress:
-    """Work done so far, in units of the recipe's own (denoising steps as a rule)."""
+    """Work done so far, in units of the recipe's own (denoising steps as a rule); `more` says what else is known."""
 
     stage: str
     done: int
     total: int
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,30 @@ class Unencoded:
     encode: Callable[[], Artifact]
 
 
+@dataclass(frozen=True)
+class Streamed:
+    """A file to be stored and announced as soon as it is made, while the recipe goes on.
+
+    encode: as `Unencoded`'s. record: JSON values that a later try of the job needs to go on after this file; it finds
+    them as `Desk.earlier`. Files are stored in the order in which they are yielded.
+    """
+
+    encode: Callable[[], Artifact]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file that has been stored: its line in the manifest, and the recipe's own record of it."""
+
+    entry: dict[str, Any]
+    record: dict[str, Any]
+
+
+def _nothing_stored(name: str) -> bytes:
+    raise KeyError(name)
+
+
 @dataclass
 class Desk:
     """One job's working place; nothing on it outlives the job but the shelf.
@@ -41,6 +66,9 @@ class Desk:
     clock: spans end up in the reply's timings.
     preload: roles that the worker loads at start. cold: set where the job pays for loading a model.
     warnings: sentences that the reply repeats; every fallback and every ignored wish belongs here.
+    clips: videos and archives, as files. folder: room for files of a recipe that streams; gone with the job.
+    earlier: what an earlier try of a job that streams has stored, in order; `read_stored` gives such a file's bytes,
+    and raises KeyError or FetchFailed.
     """
 
     shelf: Shelf
@@ -53,6 +81,10 @@ class Desk:
     cold: bool = False
     preload: Sequence[str] = ()
     prepared: Any = None
+    clips: Mapping[str, Path] = field(default_factory=dict)
+    folder: Path = Path()
+    earlier: Sequence[Stored] = ()
+    read_stored: Callable[[str], bytes] = _nothing_stored
 
     def editor(self, role: str) -> Editor:
         """The role's editor; loading it counts as `load` and makes the job a cold one."""
@@ -66,7 +98,7 @@ class Desk:
             self.warnings.append(sentence)
 
 
-Event = Progress | Artifact | Unencoded
+Event = Progress | Artifact | Unencoded | Streamed
 Work = Generator[Event, None, dict[str, Any]]
 """Yields between any two pieces of work that may be cancelled apart; returns the reply's own fields."""
 
@@ -76,9 +108,11 @@ class Recipe:
     """How a job type is run.
 
     exclusive: it needs the torch thread; the others answer beside a running job. prepare: what can be done before
-    that thread is free, such as decoding sources; its result lies on the desk as `prepared`.
+    that thread is free, such as decoding sources; its result lies on the desk as `prepared`. streams: it yields
+    `Streamed` files, works in a folder of its own and goes on where an earlier try stopped.
     """
 
     start: Callable[[Any, Desk], Work]
     exclusive: bool = True
     prepare: Callable[[Any, Desk], Any] | None = None
+    streams: bool = False

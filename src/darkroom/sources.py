@@ -1,0 +1,89 @@
+"""What a job named, fetched: pictures in memory, or on disk where there may be thousands; clips always on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from darkroom import fetch
+from darkroom.errors import InputTooLarge
+from darkroom.jobs import JobInput, Limits
+from darkroom.settings import Settings
+from darkroom.storage import Store
+
+AT_ONCE = 16
+"""Pictures in memory at a time, where they go to disk."""
+
+
+class OnDisk(Mapping[str, bytes]):
+    """Field -> bytes, each read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._paths: dict[str, Path] = {}
+
+    def keep(self, field: str, data: bytes) -> Path:
+        """Write one source down; its place."""
+        path = self._folder / f"source-{len(self._paths)}"
+        path.write_bytes(data)
+        self._paths[field] = path
+        return path
+
+    def __getitem__(self, field: str) -> bytes:
+        return self._paths[field].read_bytes()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+def fetch_files(
+    job: JobInput, limits: Limits, settings: Settings, store: Store, folder: Path | None
+) -> Mapping[str, bytes]:
+    """Pictures within the picture limit and LoRAs that come by address within theirs, by field.
+
+    folder: where pictures lie meanwhile; None keeps them in memory. Raises what `fetch` raises, and InputTooLarge
+    where pictures on disk weigh more than a clip may.
+    """
+    pictures = job.sources()
+    if folder is not None:
+        return _to_disk(pictures, limits, settings, store, OnDisk(folder))
+    files = fetch.fetch_all(pictures, limits, store, allow_private=settings.allow_private_urls)
+    weights = job.weight_sources()
+    if weights:
+        larger = _with_limits(limits, limits.max_lora_bytes, settings.fetch_lora_seconds)
+        files |= fetch.fetch_all(weights, larger, store, allow_private=settings.allow_private_urls)
+    return files
+
+
+def fetch_clips(job: JobInput, limits: Limits, settings: Settings, store: Store, folder: Path) -> dict[str, Path]:
+    """Videos and archives within the clip limit, by field, as files in `folder`."""
+    larger = _with_limits(limits, limits.max_clip_bytes, settings.fetch_clip_seconds)
+    clips = {}
+    for field, address in job.clip_sources().items():
+        clips[field] = folder / field
+        private = settings.allow_private_urls
+        clips[field].write_bytes(fetch.fetch_image_bytes(address, field, larger, store, allow_private=private))
+    return clips
+
+
+def _to_disk(pictures: Mapping[str, str], limits: Limits, settings: Settings, store: Store, files: OnDisk) -> OnDisk:
+    left, weight = iter(pictures.items()), 0
+    while some := dict(islice(left, AT_ONCE)):
+        fetched = fetch.fetch_all(some, limits, store, allow_private=settings.allow_private_urls)
+        for field, data in fetched.items():
+            weight += len(data)
+            if weight > limits.max_clip_bytes:
+                raise InputTooLarge(
+                    f"{field}: with it the frames weigh more than {limits.max_clip_bytes} bytes, the limit for a clip",
+                    field=field,
+                )
+            files.keep(field, data)
+    return files
+
+
+def _with_limits(limits: Limits, most_bytes: int, seconds: float) -> Limits:
+    return limits.model_copy(update={"max_source_bytes": most_bytes, "fetch_seconds": seconds})
