@@ -25,7 +25,7 @@ SCALES = (1, 2, 4)
 
 _TOP_SHARE = 0.01
 _LEAST_PEAK = 0.05
-_HALF = 0.3
+_HALF = 0.5
 
 
 def edges_like(edges: Tensor) -> Loss:
@@ -140,7 +140,7 @@ def _levelled(ridges: Tensor) -> Tensor:
     """Softened over 5 × 5 pixels, divided by the mean of the values above the 99th percentile, and bent to 0…1.
 
     Where even that mean is faint there are no edges, and noise is not raised to the height of one. Bent, as
-    r² / (r² + h²), a ridge of a third of the strongest one's height already counts half.
+    r² / (r² + h²), a ridge half as high as the strongest ones counts half.
     """
     line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]).to(ridges) / 16
     soft = functional.pad(ridges, (2, 2, 2, 2), mode="replicate")
