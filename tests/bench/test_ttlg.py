@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from darkroom.bench.ttlg import Ours, Plan, Variant, study, variants
 from darkroom.bench.ttlg_original import Original
-from darkroom.bench.ttlg_report import bars, bars_table, summary, table, write
+from darkroom.bench.ttlg_report import bars, bars_table, contact_sheet, summary, table, write
 from darkroom.bench.ttlg_work import frame_work
 from darkroom.cli import app
 from darkroom.models.areas import Areas
@@ -77,6 +78,11 @@ def test_a_study_measures_goes_on_and_reports(editor: Editor, tmp_path: Path) ->
     assert json.loads((tmp_path / "report" / "ttlg.json").read_text())["rows"] == rows
     assert table(rows, names).count("\n") == 1 + 1 + len(names)
     assert len(list((tmp_path / "frames" / "all").glob("*.png"))) == PLAN.frames
+    sheet = contact_sheet(tmp_path / "frames", names, tmp_path / "frames.png")
+    assert sheet is not None
+    assert contact_sheet(tmp_path / "nothing", names, tmp_path / "none.png") is None
+    with Image.open(sheet) as image:
+        assert image.height > (1 + len(names)) * PLAN.size[1]
 
 
 def row(variant: str, frame: int, edge_error: float, **more: float) -> dict[str, object]:

@@ -129,7 +129,11 @@ def study(
     ):
         path = out / "cells" / f"{_key(plan, variant, seed, stamp)}.json"
         if not path.exists():
-            made = bench.floor(seed) if variant.name == "floor" else bench.run(variant, seed, out / "frames")
+            made = (
+                bench.floor(seed, out / "frames")
+                if variant.name == "floor"
+                else bench.run(variant, seed, out / "frames")
+            )
             _write(path, [{"variant": variant.name, "seed": seed, **row} for row in made])
             report(f"{number + 1}/{plan.seeds * (len(plan.variants) + 1)} {variant.name}, clip {seed}")
         rows += json.loads(path.read_text())
@@ -142,11 +146,12 @@ class _Bench:
     def __init__(self, plan: Plan, editor: Editor, perceptual: Perceptual, optical_flow: OpticalFlow) -> None:
         self.plan, self.editor, self.perceptual, self.optical_flow = plan, editor, perceptual, optical_flow
 
-    def floor(self, seed: int) -> list[dict[str, Any]]:
+    def floor(self, seed: int, folder: Path) -> list[dict[str, Any]]:
         """The true frames through the VAE and back: what no guidance through this VAE can beat."""
         clip, rows, previous = self._clip(seed), [], None
         for t in range(1, self.plan.frames + 1):
             truth = _tensor(clip.frame(t))
+            self._keep(truth, "true", seed, t, folder)
             frame = _stored(self.editor.decode(pack(self.editor.encode(truth)), *self.plan.size))
             rows.append(self._measured(clip, t, frame, previous if previous is not None else _tensor(clip.frame(0))))
             previous = frame
@@ -165,12 +170,16 @@ class _Bench:
             if isinstance(variant.guidance, Ours):
                 row["guidance_seconds"] = sum(step.seconds for step in steps)
             rows.append({**row, "seconds": seconds, "steps": [_plain(step) for step in steps]})
-            if seed == 0:
-                path = folder / variant.name.replace(" ", "_") / f"frame_{t:04d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _image(frame).save(path)
+            self._keep(frame, variant.name, seed, t, folder)
             previous = frame
         return rows
+
+    def _keep(self, frame: Tensor, name: str, seed: int, t: int, folder: Path) -> None:
+        """The first clip's frames as files, for the sheet."""
+        if seed == 0:
+            path = folder / name.replace(" ", "_") / f"frame_{t:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _image(frame).save(path)
 
     def _clip(self, seed: int) -> Clip:
         width, height = self.plan.size

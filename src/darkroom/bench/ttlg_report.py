@@ -10,6 +10,8 @@ from typing import Any
 
 from PIL import Image
 
+from darkroom.media import labelled_grid
+
 Rows = Sequence[Mapping[str, Any]]
 
 RULERS = ("edge_error", "edge_f1", "lpips_to_true", "gram_to_true", "gram_to_init", "warp_error", "motion", "psnr")
@@ -86,20 +88,20 @@ def write(result: Mapping[str, Any], rows: Rows, names: Sequence[str], out: Path
 
 
 def contact_sheet(folder: Path, names: Sequence[str], path: Path) -> Path | None:
-    """One row of frames per variant, in the table's order; None where no frames were kept."""
-    rows = [sorted((folder / name.replace(" ", "_")).glob("*.png")) for name in names]
-    rows = [row for row in rows if row]
-    if not rows:
+    """The first clip: its true frames, then a row per variant, in the table's order; None where none were kept."""
+    files = {name: sorted((folder / name.replace(" ", "_")).glob("*.png")) for name in ("true", *names)}
+    kept = {name: found for name, found in files.items() if found}
+    if not kept:
         return None
-    with Image.open(rows[0][0]) as first:
-        width, height = first.size
-    sheet = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))
-    for y, row in enumerate(rows):
-        for x, file in enumerate(row):
-            with Image.open(file) as frame:
-                sheet.paste(frame, (x * width, y * height))
-    sheet.save(path)
+    rows = [[_opened(file) for file in found] for found in kept.values()]
+    columns = [f"frame {number + 1}" for number in range(max(map(len, rows)))]
+    labelled_grid(rows, list(kept), columns).save(path)
     return path
+
+
+def _opened(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB")
 
 
 def _over(on: Mapping[str, float], off: Mapping[str, float], floor: Mapping[str, float], ruler: str) -> float:
