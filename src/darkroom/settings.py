@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ProfileName = Literal["auto", "pocket", "l4", "a6000", "a100", "h200", "rtx3090"]
 PrecisionName = Literal["float32", "bf16", "fp8", "fp8_storage", "int8", "int4"]
+AttentionName = Literal["auto", "native", "cudnn", "flash", "flash3"]
 ROLES = ("edit", "video")
 """What a worker can load today; text to image and Qwen3-VL join with their recipes."""
 
@@ -54,6 +55,10 @@ class Settings(BaseSettings):
     """Folder whose .safetensors files a job may name by file name."""
     threads: PositiveInt | None = None
     """CPU threads for torch; None leaves torch's own choice."""
+    attention: AttentionName = "auto"
+    """Kernel of the transformer's attention; auto takes cuDNN's from Hopper on, else torch's own choice."""
+    cache_dir: Path | None = None
+    """Keeps modulation tables and compiled code from start to start; on a network volume workers share them."""
     exact: bool = False
     """Results bit for bit as diffusers' pipeline makes them on this device: no lever that rounds otherwise."""
     hf_token: SecretStr | None = Field(default=None, validation_alias=AliasChoices("HF_TOKEN", "DARKROOM_HF_TOKEN"))

@@ -111,7 +111,7 @@ def test_tables_are_kept_on_disk_by_weights_and_timesteps_and_a_damaged_one_is_c
     weights = folding.detach(model, "one")
     first = Forward(model, FOLDED, tmp_path)
     assert torch.equal(run(first), expected)
-    (file,) = tmp_path.iterdir()
+    (file,) = (tmp_path / "modulation").iterdir()
     again = Forward(model, FOLDED, tmp_path)
     assert torch.equal(run(again), expected)
     assert again.folding is not None
@@ -124,7 +124,7 @@ def test_tables_are_kept_on_disk_by_weights_and_timesteps_and_a_damaged_one_is_c
         caplog.clear()
     weights.fingerprint = "two"
     run(Forward(model, FOLDED, tmp_path))
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list((tmp_path / "modulation").iterdir())) == 2
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_keeping(

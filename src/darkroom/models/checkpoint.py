@@ -35,7 +35,9 @@ class Unpacked:
 
     def __init__(self, folder: Path, profile: Profile) -> None:
         verify(folder)
-        self.folder, self.precision, self.folded = folder, profile.precision, profile.levers.fold
+        self.folder, self.precision = folder, profile.precision
+        # The machine's own memory is not won by taking modulation out of the module; a card's is.
+        self.folded = profile.levers.fold and profile.device == "cuda"
 
     def key(self, part: str) -> tuple[Any, ...]:
         return (part, fingerprint(self.folder / part))

@@ -20,12 +20,14 @@ from PIL.Image import Image
 from torch import Tensor
 
 from darkroom.models.areas import Areas
+from darkroom.models.attention import use_attention
 from darkroom.models.cache import Encodings, TensorCache
 from darkroom.models.forward import Forward
 from darkroom.models.levers import Levers
 from darkroom.models.residency import Resident
 from darkroom.models.sight import VisualTokens, encode_text, look, prefix_length
 from darkroom.models.single_frame import single_frame
+from darkroom.settings import AttentionName
 from darkroom.technique.cfg import true_cfg
 from darkroom.technique.latents import denormalise, normalise, pack, unpack
 from darkroom.technique.sampling import Denoise, Prediction
@@ -79,6 +81,7 @@ class Editor:
         residency: Resident | None = None,
         max_batch: int = 8,
         levers: Levers | None = None,
+        attention: AttentionName = "auto",
         vocabulary: frozenset[str] | None = None,
         encodings: Encodings | None = None,
         cache_dir: Path | None = None,
@@ -90,6 +93,8 @@ class Editor:
         self.encodings = encodings or Encodings(TensorCache(0), None)
         self.levers = levers or Levers.none()
         self.frame_vae = single_frame(vae, share=True) if self.levers.conv2d else vae
+        if self.levers != Levers.none() or attention != "auto":
+            use_attention(transformer, attention)
         self.forward = Forward(transformer, self.levers, cache_dir)
         self.prefix = prefix_length(processor.tokenizer)
         self._pixels = VaeImageProcessor(vae_scale_factor=TOKEN_PIXELS)

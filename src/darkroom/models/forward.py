@@ -18,17 +18,25 @@ log = logging.getLogger(__name__)
 
 
 class Forward:
-    """Velocities from tokens, text and a timestep; tables: folder that keeps modulation tables, None keeps none."""
+    """Velocities from tokens, text and a timestep. cache_dir keeps modulation tables and compiled code."""
 
-    def __init__(self, transformer: Any, levers: Levers, tables: Path | None = None) -> None:
+    def __init__(self, transformer: Any, levers: Levers, cache_dir: Path | None = None) -> None:
         self.transformer, self._weights = transformer, source_of(transformer)
         # Weights that are not in the module can only be had as a table.
         folds = levers.fold or not isinstance(self._weights, InModule)
+        tables, code = (None, None) if cache_dir is None else (cache_dir / "modulation", cache_dir / "compiled")
         self.folding = Folding(transformer, self._weights, tables) if folds else None
         self.changed = differs_from_upstream(bool(transformer.config.zero_cond_t)) if levers.lean else None
         if self.changed is not None:
             log.warning("the lean forward does not fit the installed diffusers and is not used: %s", self.changed)
-        self._lean = Lean(transformer, levers.compile) if levers.lean and self.changed is None else None
+        self._lean = Lean(transformer, levers.compile, code) if levers.lean and self.changed is None else None
+
+    @property
+    def problem(self) -> str | None:
+        """What `health` should say of a lever that is pulled and does not work; None where all do."""
+        if self.changed is not None:
+            return f"diffusers' own forward runs, since the lean one does not fit it: {self.changed}"
+        return None if self._lean is None else self._lean.problem
 
     def announce(self, timesteps: Sequence[float]) -> None:
         """The timesteps of the next job, 0…1 and rounded to the model's dtype: their modulation is made in one go."""

@@ -10,12 +10,17 @@ result is upstream's bit for bit as long as the matrix product's rows do not dep
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 
+from darkroom.models.compiling import CompileCache
 from darkroom.models.folding import Modulation
 
 log = logging.getLogger(__name__)
@@ -32,11 +37,15 @@ class Lean:
     """A transformer's forward for tokens of which the first `cells` are noisy and the rest are references.
 
     compile: the repeated block through torch.compile, once for all blocks and lengths; results differ by rounding.
+    Where the compiler fails, the log and `problem` say so and the block runs uncompiled. code: folder that keeps what
+    was compiled.
     """
 
-    def __init__(self, transformer: Any, compile: bool = False) -> None:
-        self.transformer, self._compiled = transformer, compile
-        self._run = torch.compile(_block, dynamic=True) if compile else _block
+    def __init__(self, transformer: Any, compile: bool = False, code: Path | None = None) -> None:
+        self.transformer, self._real = transformer, compile
+        self.problem: str | None = None
+        self._run: Callable[..., tuple[Tensor, Tensor]] = torch.compile(_block, dynamic=True) if compile else _block
+        self._code = CompileCache(code, transformer) if compile and code is not None else None
         self._rotary = lru_cache(maxsize=32)(self._turns)
 
     def __call__(self, tokens: Tensor, cells: int, text: Tensor, modulation: Modulation, grids: Grids) -> Tensor:
@@ -47,12 +56,22 @@ class Lean:
         turns = self._rotary(grids, text.shape[1], image.device)
         *blocks, last = model.transformer_blocks
         for index, block in enumerate(blocks):
-            inputs = (block, image, text, *modulation.block(index), turns, cells)
-            image, text = self._checkpointed(inputs) if _checkpoints(model) else self._run(*inputs)
+            image, text = self._block(block, image, text, *modulation.block(index), turns, cells)
         image = _last_block(last, image, text, *modulation.block(len(blocks)), turns, cells)
         scale, shift = modulation.last_norm
         velocity: Tensor = model.proj_out(model.norm_out.norm(image) * scale + shift)
+        if self._code is not None:
+            self._code.keep()
         return velocity
+
+    def _block(self, *inputs: Any) -> Any:
+        try:
+            return self._checkpointed(inputs) if _checkpoints(self.transformer) else self._run(*inputs)
+        except TorchDynamoException as error:
+            self.problem = f"torch.compile failed ({type(error).__name__}); blocks run uncompiled"
+            log.warning("%s: %s", self.problem, error)
+            self._run, self._code = _block, None
+            return self._block(*inputs)
 
     def _checkpointed(self, inputs: tuple[Any, ...]) -> Any:
         return self.transformer._gradient_checkpointing_func(self._run, *inputs)
@@ -61,7 +80,7 @@ class Lean:
         shapes = [[(1, *grid) for grid in grids]]
         image, text = self.transformer.pos_embed(shapes, max_txt_seq_len=words, device=device)
         turns = torch.cat([text, image]).unsqueeze(1)
-        return (turns.real.contiguous(), turns.imag.contiguous()) if self._compiled else turns
+        return (turns.real.contiguous(), turns.imag.contiguous()) if self._real else turns
 
 
 def obstacle(transformer: Any) -> str | None:
@@ -207,8 +226,6 @@ def _turned(x: Tensor, turns: Rotary) -> Tensor:
 
 def _attend(attn: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """[B, L, heads * head_dim], by the backend that is set on the transformer."""
-    from diffusers.models.attention_dispatch import dispatch_attention_fn
-
     mixed: Tensor = dispatch_attention_fn(query, key, value, backend=attn.processor._attention_backend)
     return mixed.flatten(2).to(query.dtype)
 

@@ -34,5 +34,4 @@ class Levers:
     @classmethod
     def every(cls, device: str) -> Levers:
         """All that help on this kind of device ("cpu" or "cuda"); compiling for the CPU costs more than it saves."""
-        # Folding saves memory, which a card is short of.
-        return cls(fold=device == "cuda", lean=True, conv2d=True)
+        return cls(fold=True, lean=True, conv2d=True, compile=device == "cuda")

@@ -183,6 +183,8 @@ class Shelf:
             residency=self._residency,
             max_batch=self.profile.max_batch,
             levers=self.profile.levers,
+            attention=self.profile.attention,
+            cache_dir=self.profile.cache_dir,
             vocabulary=vocabulary(folder),
             encodings=Encodings(
                 self._encodings,

@@ -10,7 +10,7 @@ from typing import Literal
 from darkroom.models.areas import Areas
 from darkroom.models.levers import Levers
 from darkroom.models.presets import EDIT_2511, POCKET, VIDEO_2509, Preset
-from darkroom.settings import ROLES, PrecisionName, Settings
+from darkroom.settings import ROLES, AttentionName, PrecisionName, Settings
 
 Precision = PrecisionName
 """float32; bf16; fp8: a scale per row, multiplied in FP8; fp8_storage: widened to bf16 layer by layer; int8: both
@@ -50,6 +50,7 @@ class Profile:
     do not fit side by side. prefers_fp8: FP8 in the place of the profile's precision on chips that multiply in it.
     max_batch: images that share one forward. max_side: longest output side in pixels.
     exact: bit for bit diffusers' pipeline. cache_mib: memory of the machine for encodings of pictures and prompts.
+    attention, cache_dir: as the settings say.
     """
 
     name: str
@@ -63,6 +64,8 @@ class Profile:
     prefers_fp8: bool = False
     exact: bool = False
     cache_mib: float = 512.0
+    attention: AttentionName = "auto"
+    cache_dir: Path | None = None
 
     @property
     def levers(self) -> Levers:
@@ -134,6 +137,8 @@ def resolve(settings: Settings, card: Card | None) -> Profile:
         precision=settings.precision or own_precision(profile, card),
         offload=profile.offload and (card is None or card.memory_gib < RESIDENT_GIB),
         exact=settings.exact,
+        attention=settings.attention,
+        cache_dir=settings.cache_dir,
         cache_mib=profile.cache_mib if settings.cache_mib is None else settings.cache_mib,
     )
 
