@@ -91,12 +91,14 @@ endpoint: $(STAMP) ## a RunPod endpoint and its playground on 127.0.0.1:8000
 	$(BIN)/darkroom endpoint --host 127.0.0.1 --port 8000 $(ARGS)
 
 .PHONY: bench
-bench: $(STAMP) ## latency and cost on this machine's CPU
-	$(BIN)/darkroom bench --engine $(ARGS)
+bench: $(STAMP) ## engine, levers, latency and cost on this machine's CPU
+	$(BIN)/darkroom bench --engine --out bench/results/cpu $(ARGS)
+	$(BIN)/python -m darkroom.bench.page
 
 .PHONY: bench-gpu
-bench-gpu: ## the full-size architecture on a GPU: not written yet, docs/status.md
-	@echo "make bench-gpu: the benchmark of the full-size architecture is not written yet (docs/status.md)" >&2; exit 1
+bench-gpu: $(STAMP) ## the full-size architecture with random weights on one NVIDIA GPU, in under 8 minutes
+	$(BIN)/python -m darkroom.bench.gpu --out bench/results/gpu $(ARGS)
+	$(BIN)/python -m darkroom.bench.page
 
 # Pins stay as they are unless pyproject.toml rules them out; make requirements ARGS=--upgrade moves all.
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --no-header --no-annotate --quiet

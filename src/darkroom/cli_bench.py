@@ -107,22 +107,13 @@ def _bench(
 
 def _engine(image: Path | None, handler: Path, out: Path) -> None:
     """The profile's edit model by our loop and by diffusers' pipeline; engine.json and engine.md in `out`."""
-    from darkroom.bench.engine import client_import_seconds, compare, first_job_seconds, missed, table
-    from darkroom.bench.machine import commit, machine
+    from darkroom.bench.cpu import page, whole
     from darkroom.bench.picture import load
-    from darkroom.models.shelf import Shelf, read_card
-    from darkroom.models.specs import resolve
-    from darkroom.settings import Settings
 
-    picture = load(image)
-    # What a fresh process costs is measured before this one holds a model of its own.
-    start = {"client_import": client_import_seconds(), "worker_first_job": first_job_seconds(picture, handler)}
-    shelf = Shelf(resolve(Settings(), read_card()))
-    result = {"commit": commit(), "machine": machine(), **compare(shelf.editor("edit"), [picture]), **start}
-    text = f"# Engine beside diffusers: commit {result['commit']}\n\n{table(result)}\n"
-    text += "".join(f"\nMissed: {sentence}\n" for sentence in missed(result))
+    result = whole(load(image), handler)
+    text = page(result)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "engine.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    (out / "engine.json").write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", "utf-8")
     (out / "engine.md").write_text(text, "utf-8")
     typer.echo(text)
 

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 from PIL.Image import Image
+from torch import Tensor
 
 from darkroom.bench import yardstick
-from darkroom.media import to_uint8
 from darkroom.models.editor import Editor
 from darkroom.technique.sampling import sample
 
@@ -39,24 +39,31 @@ CLIENT_IMPORT = "import time; t = time.perf_counter(); import darkroom.client; p
 
 @dataclass(frozen=True)
 class Case:
-    """What both sides do: every prompt on the same pictures. bar: the most that engine / diffusers may be."""
+    """What both sides do: every prompt on the same pictures. bar: the most that engine / diffusers may be, if any."""
 
     name: str
     prompts: tuple[str, ...]
     steps: int
     true_cfg_scale: float
-    bar: float
+    bar: float | None = None
 
 
 CASES = (
-    Case("one edit, 8 steps, CFG 4", PROMPTS[:1], 8, 4.0, 1.0),
-    Case("one edit, 4 steps, no CFG", PROMPTS[:1], 4, 1.0, 1.0),
-    Case("four prompts on one photo, 8 steps, CFG 4", PROMPTS, 8, 4.0, 0.7),
+    Case("one edit, 8 steps, CFG 4", PROMPTS[:1], 8, 4.0, 0.8),
+    Case("one edit, 4 steps, no CFG", PROMPTS[:1], 4, 1.0, 0.8),
+    Case("four prompts on one photo, 8 steps, CFG 4", PROMPTS, 8, 4.0, 0.5),
 )
 
 
 def engine_edits(editor: Editor, images: Sequence[Image], case: Case, seed: int) -> list[np.ndarray]:
-    """All of a case's edits as the engine makes them: pictures encoded once, prompts in one batch."""
+    """All of a case's edits in 8 bits as the engine makes them."""
+    from darkroom.media import to_uint8
+
+    return [np.asarray(to_uint8(pixels)) for pixels in engine_pixels(editor, images, case, seed)]
+
+
+def engine_pixels(editor: Editor, images: Sequence[Image], case: Case, seed: int) -> Tensor:
+    """[prompts, 3, H, W] in -1…1 on the device: pictures encoded once, prompts in one batch."""
     references = editor.reference(images)
     negative = " " if case.true_cfg_scale > 1 else None
     conditioning = editor.condition(case.prompts, references, negative)
@@ -65,7 +72,7 @@ def engine_edits(editor: Editor, images: Sequence[Image], case: Case, seed: int)
     denoise = editor.denoiser(conditioning, width, height, case.true_cfg_scale)
     for step in sample(denoise, latents, editor.sigmas(case.steps, width, height)):
         latents = step.latents
-    return [np.asarray(to_uint8(pixels)) for pixels in editor.decode(latents, width, height)]
+    return editor.decode(latents, width, height)
 
 
 def pipeline_edits(pipeline: Any, editor: Editor, images: Sequence[Image], case: Case, seed: int) -> list[np.ndarray]:
@@ -79,10 +86,12 @@ def pipeline_edits(pipeline: Any, editor: Editor, images: Sequence[Image], case:
     ]
 
 
-def compare(editor: Editor, images: Sequence[Image], rounds: int = 7) -> dict[str, Any]:
+def compare(
+    editor: Editor, images: Sequence[Image], rounds: int = 7, cases: Sequence[Case] = CASES
+) -> dict[str, Any]:
     """Every case on both sides, `rounds` times after one warm-up. Seconds are medians; spread is max - min."""
     pipeline = yardstick.pipeline_over(editor)
-    return {"rounds": rounds, "cases": [_case(editor, pipeline, images, case, rounds) for case in CASES]}
+    return {"rounds": rounds, "cases": [_case(editor, pipeline, images, case, rounds) for case in cases]}
 
 
 def client_import_seconds(rounds: int = 5) -> dict[str, Any]:
@@ -123,12 +132,12 @@ def missed(result: dict[str, Any]) -> list[str]:
     slow = [
         f"{case['case']}: {case['ratio']:.2f} of diffusers' time, the bar is {case['bar']}"
         for case in result["cases"]
-        if case["ratio"] > case["bar"]
+        if case["bar"] is not None and case["ratio"] > case["bar"]
     ]
     starts = [
         f"{name}: {result[name]['median_seconds']:.2f} s, the bar is {result[name]['bar_seconds']} s"
         for name in ("client_import", "worker_first_job")
-        if result[name]["median_seconds"] > result[name]["bar_seconds"]
+        if name in result and result[name]["median_seconds"] > result[name]["bar_seconds"]
     ]
     return slow + starts
 
@@ -164,13 +173,15 @@ def _case(editor: Editor, pipeline: Any, images: Sequence[Image], case: Case, ro
 
 @contextmanager
 def counted(editor: Editor) -> Any:
-    """Counts forwards of the transformer and looks and readings of the text encoder inside the block."""
+    """Counts forwards of the transformer and calls of every encoder and decoder inside the block."""
     parts = {
-        "transformer": editor.transformer,
-        "vision": editor.text_encoder.model.visual,
-        "text": editor.text_encoder.model.language_model,
-        "vae_encoder": editor.vae.encoder,
-        "vae_decoder": editor.vae.decoder,
+        # What every forward ends in, whoever's it is.
+        "transformer": [editor.transformer.proj_out],
+        "vision": [editor.text_encoder.model.visual],
+        "text": [editor.text_encoder.model.language_model],
+        # The pipeline uses the one form of the VAE, the engine the other.
+        "vae_encoder": {editor.vae.encoder, editor.frame_vae.encoder},
+        "vae_decoder": {editor.vae.decoder, editor.frame_vae.decoder},
     }
     calls = dict.fromkeys(parts, 0)
 
@@ -180,7 +191,7 @@ def counted(editor: Editor) -> Any:
 
         return hook
 
-    hooks = [part.register_forward_hook(count(name)) for name, part in parts.items()]
+    hooks = [part.register_forward_hook(count(name)) for name, alike in parts.items() for part in alike]
     try:
         yield calls
     finally:

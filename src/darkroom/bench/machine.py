@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+PACKAGES = ("torch", "diffusers", "transformers", "torchao", "triton", "runpod")
+
 
 def machine() -> dict[str, Any]:
     """CPU model, cores that this process may use, memory in GiB, system, Python and the packages that matter."""
@@ -18,7 +20,7 @@ def machine() -> dict[str, Any]:
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {name: found for name in ("torch", "diffusers", "runpod") if (found := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
 
 
