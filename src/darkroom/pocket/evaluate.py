@@ -28,8 +28,9 @@ Report = Callable[[str], None]
 class Score:
     """One kind of edit at one setting. PSNR in dB, means over `cases`; `preserved` only where something must be.
 
-    `right`: share judged right. `psnr`: result against target; `source_psnr`: the unedited source against it.
-    `preserved`: result against source outside the mask; `round_trip`: the VAE alone there, which bounds it.
+    `right`: share judged right; `lowest` and `highest`: that of the worst and the best seed. `psnr`: result against
+    target; `source_psnr`: the unedited source against it. `preserved`: result against target outside the mask, where
+    source and target are the same; `round_trip`: the VAE alone there, which bounds it.
     """
 
     kind: str
@@ -37,6 +38,8 @@ class Score:
     true_cfg_scale: float
     cases: int
     right: float
+    lowest: float
+    highest: float
     psnr: float
     source_psnr: float
     preserved: float | None
@@ -51,14 +54,15 @@ def evaluate(
     seeds: Sequence[int] = (0,),
     kinds: Sequence[str] = TAUGHT,
     report: Report = print,
+    size: tuple[int, int] = (128, 128),
 ) -> list[Score]:
     """Judge the family in `folder`; write scores.json, scores.md and a picture grid per kind and setting to `out`.
 
     `settings`: (steps, true_cfg_scale). Every case is edited once per seed; the shown ones are the first of each kind,
-    not the best.
+    not the best. `size`: (width, height) of the cases in pixels.
     """
     editor = load_editor(folder)
-    edits = {kind: [held_out(kind, number) for number in range(cases)] for kind in kinds}
+    edits = {kind: [held_out(kind, number, *size) for number in range(cases)] for kind in kinds}
     scores = []
     for steps, scale in settings:
         for kind in kinds:
@@ -70,10 +74,10 @@ def evaluate(
     return scores
 
 
-def held_out(kind: str, number: int) -> Edit:
-    """Case `number` of `kind`; tones alternate between held-out photos and scenes."""
+def held_out(kind: str, number: int, width: int = 128, height: int = 128) -> Edit:
+    """Case `number` of `kind`; tones and edges alternate between held-out photos and scenes."""
     rng = np.random.default_rng((HELD_OUT_SEED, KINDS.index(kind), number))
-    return draw_edit(rng, kind, held_out=True, photo=float(number % 2 == 0))
+    return draw_edit(rng, kind, held_out=True, photo=float(number % 2 == 0), width=width, height=height)
 
 
 def vae_figures(editor: Editor, cases: int = 24) -> dict[str, float]:
@@ -101,17 +105,20 @@ def _judge(
     rows = []
     for edit in edits:
         for seed in seeds:
-            result = apply(editor, edit.source, edit.instruction, seed, steps, scale)
+            result = apply(editor, edit, seed, steps, scale)
             rows.append((edit, result, is_right(edit, result)))
+    of_seed = [float(np.mean([right for *_, right in rows[start :: len(seeds)]])) for start in range(len(seeds))]
     partial = [(edit, result) for edit, result, _ in rows if not edit.mask.all() and edit.kind != "add"]
-    kept = [psnr(result, edit.source, ~edit.mask) for edit, result in partial]
-    bounds = [psnr(round_trip(editor, edit.source), edit.source, ~edit.mask) for edit, _ in partial]
+    kept = [psnr(result, edit.target, ~edit.mask) for edit, result in partial]
+    bounds = [psnr(round_trip(editor, edit.target), edit.target, ~edit.mask) for edit, _ in partial]
     score = Score(
         kind=edits[0].kind,
         steps=steps,
         true_cfg_scale=scale,
         cases=len(rows),
         right=float(np.mean([right for *_, right in rows])),
+        lowest=min(of_seed),
+        highest=max(of_seed),
         psnr=float(np.mean([psnr(result, edit.target) for edit, result, _ in rows])),
         source_psnr=float(np.mean([psnr(edit.source, edit.target) for edit, *_ in rows])),
         preserved=float(np.mean(kept)) if kept else None,
@@ -136,11 +143,25 @@ def table(scores: list[Score], vae: dict[str, float]) -> str:
     for score in scores:
         kept, bound = (f"{v:.1f} dB" if v is not None else "–" for v in (score.preserved, score.round_trip))
         lines.append(
-            f"| {score.kind} | {score.steps} | {score.true_cfg_scale:g} | {score.cases} | {score.right:.0%} "
+            f"| {score.kind} | {score.steps} | {score.true_cfg_scale:g} | {score.cases} | {_share(score)} "
             f"| {score.psnr:.1f} dB | {score.source_psnr:.1f} dB | {kept} | {bound} |"
         )
     lines += ["", f"VAE round trip: {vae['scenes']:.1f} dB on scenes, {vae['photos']:.1f} dB on photos."]
     return "\n".join(lines) + "\n"
+
+
+def _share(score: Score) -> str:
+    """The share right; with several seeds that differ, the worst and the best one's too."""
+    if score.lowest == score.highest:
+        return f"{score.right:.0%}"
+    return f"{score.right:.0%} ({score.lowest:.0%}–{score.highest:.0%})"
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, height = (int(side) for side in text.split("x"))
+    if width % 16 or height % 16 or min(width, height) < 128:
+        raise argparse.ArgumentTypeError("sides must be multiples of 16 pixels, at least 128")
+    return width, height
 
 
 def main() -> None:
@@ -151,11 +172,13 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=24)
     parser.add_argument("--steps", type=int, nargs="+", default=[8])
     parser.add_argument("--cfg", type=float, nargs="+", default=[4.0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=int, default=1, help="how many seeds each case is edited with")
+    parser.add_argument("--size", type=_size, default=(128, 128), metavar="WIDTHxHEIGHT", help="of the cases")
     parser.add_argument("--kinds", nargs="+", default=list(TAUGHT), choices=KINDS)
     options = parser.parse_args()
     settings = [(steps, scale) for steps in options.steps for scale in options.cfg]
-    evaluate(options.weights, options.out, options.cases, settings, options.seeds, options.kinds)
+    seeds = range(options.seeds)
+    evaluate(options.weights, options.out, options.cases, settings, seeds, options.kinds, size=options.size)
     print((options.out / "scores.md").read_text())
 
 

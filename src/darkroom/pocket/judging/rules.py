@@ -8,8 +8,11 @@ import numpy as np
 
 from darkroom.pocket.judging.reading import read
 from darkroom.pocket.world.colours import COLOURS, NAMES, Pixels, nearest, rgb
+from darkroom.pocket.world.edges import edge_map
+from darkroom.pocket.world.edit import grown
 from darkroom.pocket.world.edits import Edit
 from darkroom.pocket.world.lettering import Lettering
+from darkroom.pocket.world.portraits import PORTRAIT_EDITS
 from darkroom.pocket.world.scenes import Item
 from darkroom.pocket.world.shapes import SHAPES, coverage
 from darkroom.pocket.world.tones import TONES
@@ -24,6 +27,13 @@ OVERLAP = 0.7
 TONE_ERROR = 0.06
 # What remains of a removed shape, as a share of the difference that it made.
 REMAINS = 0.25
+# F1 of edges.
+EDGE_F1 = 0.8
+# What may be missing of an edge map, of hair, glasses or hat, as a share of the difference that they make: thin lines
+# come out soft.
+UNDRAWN = 0.5
+# What may be left to move in a followed frame, as a share of what had to move.
+UNMOVED = 0.4
 # What a mark decided is right as if words had said it.
 JUDGED_AS = {"dot": "recolour", "label": "recolour", "arrow": "move"}
 
@@ -32,10 +42,16 @@ def is_right(edit: Edit, result: Pixels) -> bool:
     """Whether `result`, [H, W, 3] in [0, 1], is what `edit` asked for."""
     if edit.kind in TONES:
         return _has_tone(edit, result)
+    if edit.kind == "edges":
+        return _is_edge_map(edit, result)
+    if edit.kind == "follow":
+        return _follows(edit, result)
     if leak(edit, result) > LEAK or not _others_kept(edit, result):
         return False
     if edit.lettering is not None:
         return _says(edit, edit.lettering, result)
+    if edit.kind in PORTRAIT_EDITS:
+        return _is_worn(edit, result)
     kind = JUDGED_AS.get(edit.kind, edit.kind)
     if kind == "recolour":
         return _has_colour(edit, result)
@@ -78,12 +94,56 @@ def _has_tone(edit: Edit, result: Pixels) -> bool:
     return left < min(TONE_ERROR, max(unedited / 2, TONE_ERROR / 3))
 
 
+def _is_edge_map(edit: Edit, result: Pixels) -> bool:
+    """Lines where the edges are, and at a soft look much nearer to the edge map than the source was."""
+    found, wanted = result.mean(axis=-1) > 0.5, edit.target.mean(axis=-1) > 0.5
+    made, left = _softly(edit, result)
+    return bool(left[edit.mask].mean() < UNDRAWN * made[edit.mask].mean()) and edge_f1(found, wanted) >= EDGE_F1
+
+
+def _softly(edit: Edit, result: Pixels) -> tuple[Pixels, Pixels]:
+    """Absolute differences to the target, of the source and of the result: a thin line may stand one pixel off."""
+    source, target, seen = (cv2.GaussianBlur(image, (0, 0), 2.0) for image in (edit.source, edit.target, result))
+    return np.abs(source - target), np.abs(seen - target)
+
+
+def _follows(edit: Edit, result: Pixels) -> bool:
+    """What moved is where it should be: there the true frame's pixels, for the most part, and its edges.
+
+    The rest is as in the true frame.
+    """
+    left = np.abs(result - edit.target)
+    if left[~edit.mask].mean() > LEAK:
+        return False
+    if not edit.mask.any():
+        return True
+    in_place = left[edit.mask].mean() < UNMOVED * np.abs(edit.source - edit.target)[edit.mask].mean()
+    found, wanted = (edge_map(image).any(axis=-1) & grown(edit.mask, 2) for image in (result, edit.target))
+    return bool(in_place) and edge_f1(found, wanted) >= EDGE_F1
+
+
+def edge_f1(found: Mask, wanted: Mask, tolerance: int = 2) -> float:
+    """0…1: F1 of edge pixels, where a pixel counts within `tolerance` of the other's; 1 where both have none."""
+    precise, recalled = found & grown(wanted, tolerance), wanted & grown(found, tolerance)
+    if not precise.any() or not recalled.any():
+        return float(found.any() == wanted.any())
+    precision, recall = precise.sum() / found.sum(), recalled.sum() / wanted.sum()
+    return float(2 * precision * recall / (precision + recall))
+
+
 def _says(edit: Edit, lettering: Lettering, result: Pixels) -> bool:
     """The word is read back, and its strongest ink has the colour that it should have."""
     height, width = result.shape[:2]
     strong = lettering.mask(width, height) > 0.99
     same_ink = nearest(np.median(result[strong], axis=0)) == edit.colour
     return same_ink and read(result, lettering) == lettering.word
+
+
+def _is_worn(edit: Edit, result: Pixels) -> bool:
+    """Most of what hair, glasses or hat change is made, and the new colour is the nearest named one."""
+    made, left = _softly(edit, result)
+    worn = edit.colour is None or nearest(np.median(result[_shrunk(_shrunk(edit.mask))], axis=0)) == edit.colour
+    return worn and bool(left[edit.mask].mean() < UNDRAWN * made[edit.mask].mean())
 
 
 def _has_colour(edit: Edit, result: Pixels) -> bool:
@@ -125,7 +185,7 @@ def _is_added(edit: Edit, result: Pixels) -> bool:
     assert edit.after is not None
     assert edit.scene is not None
     patch = _largest(np.abs(result - edit.source).mean(axis=-1) > 0.12)
-    if patch.sum() < 150 or np.abs(result - edit.source)[~_grown(patch, 3)].mean() > LEAK:
+    if patch.sum() < 150 or np.abs(result - edit.source)[~grown(patch, 3)].mean() > LEAK:
         return False
     core = _shrunk(patch)
     if not core.any() or nearest(np.median(result[core], axis=0)) != edit.colour:
@@ -142,7 +202,7 @@ def _ink(edit: Edit, result: Pixels, item: Item) -> Mask:
     others = [edit.scene.mask(other) > 0 for other in shapes]
     if edit.kind == "add" and item != edit.after:
         others.append(np.abs(result - edit.source).mean(axis=-1) > 0.12)
-    elsewhere = _grown(np.any(others, axis=0), 1) if others else np.zeros_like(edit.mask)
+    elsewhere = grown(np.any(others, axis=0), 1) if others else np.zeros_like(edit.mask)
     return np.asarray((to_colour < to_ground) & ~elsewhere)
 
 
@@ -179,8 +239,3 @@ def _largest(mask: Mask) -> Mask:
 
 def _shrunk(mask: Mask) -> Mask:
     return cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1).astype(np.bool_)
-
-
-def _grown(mask: Mask, pixels: int) -> Mask:
-    size = 2 * pixels + 1
-    return cv2.dilate(mask.astype(np.uint8), np.ones((size, size), np.uint8)).astype(np.bool_)

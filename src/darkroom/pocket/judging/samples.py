@@ -1,7 +1,9 @@
 """Edits made by the engine, with a family from a folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -11,6 +13,8 @@ from darkroom.models.editor import Editor
 from darkroom.models.parts import LOADERS, load_processor, load_schedule
 from darkroom.pocket.family import CONDITION_AREA, VAE_AREA
 from darkroom.pocket.world.colours import Pixels
+from darkroom.pocket.world.edit import Edit
+from darkroom.technique.latents import pack
 from darkroom.technique.sampling import sample
 
 
@@ -30,17 +34,24 @@ def to_picture(pixels: Pixels) -> Image.Image:
 
 
 @torch.no_grad()
-def apply(editor: Editor, source: Pixels, instruction: str, seed: int, steps: int, true_cfg_scale: float) -> Pixels:
-    """`source` edited by `instruction`, as an image_edit job would: [H, W, 3] in [0, 1], of the same size."""
-    height, width = source.shape[:2]
-    references = editor.reference([to_picture(source)])
+def apply(editor: Editor, edit: Edit, seed: int, steps: int, true_cfg_scale: float) -> Pixels:
+    """What an image_edit job would make of `edit`'s pictures and instruction: [H, W, 3] in [0, 1].
+
+    The model edits at its own area; another size is brought back to that of the source. A picture that only the vision
+    encoders may see is shown to them in the source's place.
+    """
+    references = editor.reference([to_picture(picture) for picture in edit.sources])
+    if edit.sight is not None:
+        references = replace(references, visual=editor.reference([to_picture(edit.sight)]).visual)
+    width, height = editor.output_size(references, None)
     negative = " " if true_cfg_scale > 1 else None
-    conditioning = editor.condition([instruction], references, negative)
+    conditioning = editor.condition([edit.instruction], references, negative)
     denoise = editor.denoiser(conditioning, width, height, true_cfg_scale)
     latents = editor.noise([seed], width, height)
     for step in sample(denoise, latents, editor.sigmas(steps, width, height)):
         latents = step.latents
-    return _pixels(editor.decode(latents, width, height))
+    made = _pixels(editor.decode(latents, width, height))
+    return _sized(made, edit.source.shape[1], edit.source.shape[0])
 
 
 @torch.no_grad()
@@ -49,9 +60,14 @@ def round_trip(editor: Editor, source: Pixels) -> Pixels:
     height, width = source.shape[:2]
     tensor = torch.from_numpy(np.round(source * 255) / 127.5 - 1).permute(2, 0, 1)[None].float()
     latents = editor.encode(tensor)
-    from darkroom.technique.latents import pack
-
     return _pixels(editor.decode(pack(latents), width, height))
+
+
+def _sized(pixels: Pixels, width: int, height: int) -> Pixels:
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(resized, 0, 1).astype(np.float32)
 
 
 def _pixels(decoded: torch.Tensor) -> Pixels:

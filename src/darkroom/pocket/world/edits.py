@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from darkroom.pocket.world.colours import NAMES, rgb
+from darkroom.pocket.world.colours import NAMES, Pixels, rgb
+from darkroom.pocket.world.edges import edge_map
 from darkroom.pocket.world.edit import Edit as Edit
 from darkroom.pocket.world.edit import swapped
+from darkroom.pocket.world.follow import draw_follow
 from darkroom.pocket.world.grounds import flat
 from darkroom.pocket.world.marks import draw_by_arrow, draw_by_dot, draw_by_label
 from darkroom.pocket.world.photos import crop
 from darkroom.pocket.world.phrases import DIRECTIONS, phrase
+from darkroom.pocket.world.portraits import PORTRAIT_EDITS, draw_portrait_edit
 from darkroom.pocket.world.scenes import MOVE_PIXELS, Item, Scene, draw_scene, fits, place, shows
 from darkroom.pocket.world.shapes import SHAPES
 from darkroom.pocket.world.tones import TONES
@@ -34,24 +38,20 @@ def draw_edit(
 ) -> Edit:
     """A random edit of `kind`, of `width` × `height` pixels.
 
-    Tones take a photo with probability `photo`, from the held-out ones if asked. `shapes`: in scenes with so many
-    shapes, 1 to 4, of which the words mean one; without it as many as `draw_scene` pleases.
+    Tones and edges take a photo with probability `photo`, from the held-out ones if asked. `shapes`: in scenes with
+    so many shapes, 1 to 4, of which the words mean one; without it as many as `draw_scene` pleases.
     """
-    if kind in TONES:
-        return _tone(rng, kind, held_out, photo, width, height)
+    if kind in WHOLE_EDITS:
+        of_photo = rng.random() < photo
+        source = crop(rng, width, height, held_out) if of_photo else draw_scene(rng, width, height).render()
+        everywhere = np.ones(source.shape[:2], dtype=np.bool_)
+        return Edit(kind, phrase(rng, kind), source, WHOLE_EDITS[kind](source), everywhere)
     if kind in OTHER_EDITS:
         return OTHER_EDITS[kind](rng, width, height)
     while True:
         edit = SHAPE_EDITS[kind](rng, draw_scene(rng, width, height, shapes))
         if edit is not None:
             return edit
-
-
-def _tone(rng: np.random.Generator, kind: str, held_out: bool, photo: float, width: int, height: int) -> Edit:
-    of_photo = rng.random() < photo
-    source = crop(rng, width, height, held_out) if of_photo else draw_scene(rng, width, height).render()
-    everywhere = np.ones(source.shape[:2], dtype=np.bool_)
-    return Edit(kind, phrase(rng, kind), source, TONES[kind](source), everywhere)
 
 
 def _recolour(rng: np.random.Generator, scene: Scene) -> Edit | None:
@@ -134,15 +134,35 @@ SHAPE_EDITS: dict[str, Draw] = {
     "turn": _turn,
     "add": _add,
 }
+
+
+# A function of the whole picture, which may be a photo.
+WHOLE_EDITS: dict[str, Callable[[Pixels], Pixels]] = {**TONES, "edges": edge_map}
+
+
+def _follow(rng: np.random.Generator, width: int, height: int) -> Edit:
+    drawn = draw_follow(rng, width, height)
+    if not drawn.mask.any():  # nothing moved
+        return _follow(rng, width, height)
+    *_, previous = drawn.sources
+    return Edit("follow", drawn.instruction, previous, drawn.target, drawn.mask, pictures=drawn.sources)
+
+
+def _portrait(kind: str, rng: np.random.Generator, width: int, height: int) -> Edit:
+    return draw_portrait_edit(rng, kind, width, height)
+
+
 OTHER_EDITS: dict[str, Callable[[np.random.Generator, int, int], Edit]] = {
     "write": draw_writing,
     "reword": draw_rewording,
     "dot": draw_by_dot,
     "label": draw_by_label,
     "arrow": draw_by_arrow,
+    "follow": _follow,
+    **{kind: partial(_portrait, kind) for kind in PORTRAIT_EDITS},
 }
 # New ones at the end: a kind's place is part of its held-out seeds.
-KINDS = (*SHAPE_EDITS, *TONES, *OTHER_EDITS)
+KINDS = (*SHAPE_EDITS, *WHOLE_EDITS, *OTHER_EDITS)
 
 
 def _any(rng: np.random.Generator, scene: Scene) -> Item:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from darkroom.pocket.world.follow import FOLLOW
+
 PHRASES: dict[str, tuple[str, ...]] = {
     "recolour": (
         "make the {shape} {colour}",
@@ -46,6 +48,11 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "shift the {shape} as the arrow says",
         "follow the arrow and move the {shape}",
     ),
+    "hair": ("give the person {colour} hair", "make the hair {colour}", "change the hair to {colour}"),
+    "glasses": ("give the person glasses", "put glasses on the person", "draw glasses on the face"),
+    "hat": ("give the person a {colour} hat", "put a {colour} hat on the person", "add a {colour} hat"),
+    "edges": ("draw only the edges", "leave only the edges", "turn the picture into an edge map"),
+    "follow": FOLLOW,
     "write": ('write "{word}"', 'write the word "{word}"', 'put the word "{word}" in the picture'),
     "reword": ('change the word to "{word}"', 'change the text to "{word}"', 'make it say "{word}"'),
 }

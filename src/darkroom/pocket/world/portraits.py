@@ -1,0 +1,83 @@
+"""Portraits, several views of one person, and edits of what a person wears."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from darkroom.pocket.world.colours import NAMES, Pixels
+from darkroom.pocket.world.edit import Edit, differing
+from darkroom.pocket.world.grounds import ground
+from darkroom.pocket.world.people import Person, View, can_be_told_apart, draw_person, draw_view, paint
+from darkroom.pocket.world.phrases import phrase
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A person in a view, in front of a ground of [H, W, 3] in [0, 1]."""
+
+    person: Person
+    view: View
+    ground: Pixels
+
+    def render(self) -> Pixels:
+        """[H, W, 3] in [0, 1]."""
+        return paint(self.person, self.view, self.ground)
+
+
+Draw = Callable[[np.random.Generator, Portrait], tuple[Portrait, Portrait, str | None] | None]
+
+
+def draw_portrait(
+    rng: np.random.Generator, width: int = 128, height: int = 128, person: Person | None = None
+) -> Portrait:
+    """A random view of `person`, or of anyone, in front of a ground that they stand out from."""
+    who = person if person is not None else draw_person(rng)
+    view = draw_view(rng, width, height)
+    while True:
+        behind = ground(rng, width, height)
+        if _stands_out(who, behind):
+            return Portrait(who, view, behind)
+
+
+def draw_portrait_edit(rng: np.random.Generator, kind: str, width: int = 128, height: int = 128) -> Edit:
+    """Give the person "hair" of a colour, "glasses", or a "hat" of a colour."""
+    while True:
+        drawn = PORTRAIT_EDITS[kind](rng, draw_portrait(rng, width, height))
+        if drawn is None:
+            continue
+        before, after, colour = drawn
+        if can_be_told_apart(after.person) and _stands_out(after.person, after.ground):
+            source, target = before.render(), after.render()
+            text = phrase(rng, kind, colour=colour or "")
+            return Edit(kind, text, source, target, differing(source, target), colour=colour)
+
+
+def _hair(rng: np.random.Generator, portrait: Portrait) -> tuple[Portrait, Portrait, str | None] | None:
+    person = portrait.person
+    if person.cut == "bald":
+        return None
+    colour = str(rng.choice([name for name in NAMES if name != person.hair]))
+    return portrait, replace(portrait, person=replace(person, hair=colour)), colour
+
+
+def _glasses(_rng: np.random.Generator, portrait: Portrait) -> tuple[Portrait, Portrait, str | None] | None:
+    person = portrait.person
+    without, with_them = (replace(portrait, person=replace(person, glasses=worn)) for worn in (False, True))
+    return without, with_them, None
+
+
+def _hat(rng: np.random.Generator, portrait: Portrait) -> tuple[Portrait, Portrait, str | None] | None:
+    bare = replace(portrait, person=replace(portrait.person, hat=None))
+    colour = str(rng.choice(NAMES))
+    return bare, replace(portrait, person=replace(portrait.person, hat=colour)), colour
+
+
+PORTRAIT_EDITS: dict[str, Draw] = {"hair": _hair, "glasses": _glasses, "hat": _hat}
+
+
+def _stands_out(person: Person, behind: Pixels) -> bool:
+    """Whether `person` can be told apart from every quarter of `behind`."""
+    height, width = behind.shape[:2]
+    quarters = (behind[y : y + height // 2, x : x + width // 2] for y in (0, height // 2) for x in (0, width // 2))
+    return all(can_be_told_apart(person, quarter.mean(axis=(0, 1))) for quarter in quarters)
