@@ -26,7 +26,12 @@ RUN pip install --no-cache-dir --no-deps --root-user-action=ignore -r /tmp/cuda.
 COPY --from=pins /rest.txt /tmp/
 RUN pip install --no-cache-dir --no-deps --root-user-action=ignore -r /tmp/rest.txt
 
-# HF_HOME: RunPod's model cache and network volumes both appear under /runpod-volume; weights stay off the image.
+# For cards without FP8 (profile rtx3090): docker build --build-arg FOUR_BIT=1. Apart, since peft imports it at every start.
+ARG FOUR_BIT=""
+RUN [ -z "${FOUR_BIT}" ] || pip install --no-cache-dir --no-deps --root-user-action=ignore bitsandbytes==0.50.2
+
+# Weights stay off the image: a packed artifact (`darkroom pack`) on a volume, or RunPod's model cache; docs/deploy.md.
+# HF_HOME: RunPod's model cache and network volumes both appear under /runpod-volume.
 # NVIDIA_*: how the container runtime knows to bring the driver in; CUDA base images set them too.
 ENV PYTHONPATH=/app/src \
     PYTHONUNBUFFERED=1 \

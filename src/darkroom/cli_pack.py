@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from darkroom.cli_options import USAGE, fail, told
 from darkroom.settings import PrecisionName, ProfileName
 
-if TYPE_CHECKING:
-    from darkroom.models.packing.manifest import Manifest, Progress
+Progress = Callable[[str, int, int], None]
 
 
 def pack(
@@ -60,17 +60,19 @@ def _packed(
     profile: ProfileName,
     precision: PrecisionName | None,
     progress: Progress,
-) -> Manifest:
+) -> Any:
     from darkroom.models import packing
     from darkroom.models.shelf import read_card
-    from darkroom.models.specs import ModelSpec, resolve
+    from darkroom.models.specs import resolve
     from darkroom.settings import Settings
 
     settings = Settings()
     settings.export_hub_environment()
     asked = settings.model_copy(update={"profile": profile, "precision": precision})
     target = resolve(asked, read_card() if profile == "auto" else None)
-    return packing.pack(ModelSpec(source, revision), out, target.name, target.precision, progress)
+    # The profile's own sizes and presets: tables are made for their schedules.
+    spec = dataclasses.replace(target.models["edit"], repo=source, revision=revision)
+    return packing.pack(spec, out, target.name, target.precision, progress)
 
 
 def _checked(folder: Path, progress: Progress) -> None:
@@ -82,7 +84,7 @@ def _checked(folder: Path, progress: Progress) -> None:
     typer.echo(f"{folder}: {len(manifest.files)} files are as they were written ({manifest.precision})")
 
 
-def _sizes(manifest: Manifest) -> str:
+def _sizes(manifest: Any) -> str:
     """One line per section, in GB."""
     return "\n".join(f"  {name:<13} {manifest.size(name) / 1e9:8.3f} GB" for name in manifest.sections)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from darkroom.errors import InvalidInput, ModelNotReady
 from darkroom.models import packing
+from darkroom.models.editor import fit
 from darkroom.models.folding import parameter_names
 from darkroom.models.packing import writing
 from darkroom.models.packing.manifest import MANIFEST
@@ -73,9 +74,8 @@ def test_an_edit_by_a_packed_model_is_bit_for_bit_that_of_the_unpacked_one(
 
 def test_every_tensor_of_the_source_is_in_one_section_and_none_is_in_two(family: Path, artifact: Path) -> None:
     manifest = packing.read_manifest(artifact)
-    names = [
-        name for files in manifest.sections.values() for file in files for name in load_file(artifact / file.name)
-    ]
+    files = [file for section in manifest.sections if section != packing.TABLES for file in manifest.sections[section]]
+    names = [name for file in files for name in load_file(artifact / file.name)]
     assert len(names) == len(set(names)) == sum(len(load_file(p)) for p in family.rglob("*.safetensors"))
 
 
@@ -87,6 +87,36 @@ def test_a_cold_start_reads_neither_modulation_nor_embeddings(artifact: Path) ->
     left = {name for name, _ in whole.named_parameters()} - {name for name, _ in transformer.named_parameters()}
     assert left == set(parameter_names(len(whole.transformer_blocks)))
     assert occupied_bytes(whole) - occupied_bytes(transformer) > 8_000_000
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced", "quality"])
+@pytest.mark.parametrize("aspect", [1.0, 3 / 2, 9 / 16])
+def test_a_presets_schedule_finds_its_table_made(
+    profile: Profile, with_tables: Profile, preset: str, aspect: float
+) -> None:
+    spec, editor = profile.models["edit"], Shelf(with_tables).editor("edit")
+    width, height = fit(spec.areas.vae, aspect)
+    sigmas = editor.sigmas(spec.presets[preset].steps, width, height, spec.presets[preset].shift)
+    for timestep in (sigmas[:-1] * 1000) / 1000:
+        editor.forward.folding.at(float(timestep), torch.float32)
+    assert editor.forward.folding.computed == 0
+
+
+@pytest.fixture(scope="module")
+def with_tables(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    out = tmp_path_factory.mktemp("packed") / "tables"
+    packing.pack(profile.models["edit"], out, "pocket", "float32")
+    return with_model(profile, out)
+
+
+def test_a_schedule_that_was_not_foreseen_is_made_once_and_kept(with_tables: Profile, tmp_path: Path) -> None:
+    folder = copied(Path(with_tables.models["edit"].repo), tmp_path / "mine")
+    for computed in (1, 0):
+        editor = Shelf(with_model(with_tables, folder)).editor("edit")
+        timestep = editor.sigmas(7, 128, 128)[0] * 1000 / 1000
+        editor.forward.folding.at(float(timestep), torch.float32)
+        assert editor.forward.folding.computed == computed
+    packing.verify(folder)
 
 
 def test_many_small_files_load_as_one(

@@ -251,8 +251,14 @@ def test_a_chip_that_cannot_is_refused_by_name_with_what_it_can(precision: Preci
 @pytest.mark.parametrize("card", [A100, L4, H100, None])
 def test_every_precision_that_a_chip_has_is_taken(card: Card | None) -> None:
     for precision in SCHEMES:
-        if not (precision == "fp8" and card is A100):
+        if precision != "int4" and not (precision == "fp8" and card is A100):
             require(precision, card)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="the extra four-bit is installed")
+def test_four_bits_without_their_library_name_it(profile: Profile) -> None:
+    with pytest.raises(ModelNotReady, match=r"bitsandbytes.*four-bit"):
+        Shelf(replace(profile, precision="int4")).editor("edit")
 
 
 def test_embeddings_stay_with_the_host_and_give_the_same_rows() -> None:

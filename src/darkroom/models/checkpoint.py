@@ -20,6 +20,9 @@ from darkroom.models.weights import fingerprint, verify
 class Checkpoint(Protocol):
     """Where parts come from."""
 
+    cache: Path | None
+    """A cache folder beside the weights, with modulation tables made ahead; None where there is none."""
+
     def key(self, part: str) -> tuple[Any, ...]:
         """Equal for equal parts, wherever they lie."""
 
@@ -32,6 +35,8 @@ class Checkpoint(Protocol):
 
 class Unpacked:
     """diffusers' layout: each part by its class's `from_pretrained`, one after the other, quantised on the CPU."""
+
+    cache: Path | None = None
 
     def __init__(self, folder: Path, profile: Profile) -> None:
         verify(folder)
@@ -65,6 +70,7 @@ class Packed:
 
     def __init__(self, folder: Path, profile: Profile) -> None:
         self.folder = folder
+        self.cache: Path | None = folder / packing.CACHE
         self.manifest = packing.read_manifest(folder)
         check_precision(folder, self.manifest, profile.precision, profile.name)
 

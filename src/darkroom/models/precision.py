@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -163,7 +164,12 @@ def compute_dtype(precision: Precision) -> torch.dtype:
 
 
 def require(precision: Precision, card: Card | None) -> None:
-    """Raise ModelNotReady where the card cannot compute in this precision; a CPU (None) can, slowly, in all."""
+    """Raise ModelNotReady where the card cannot compute in this precision; a CPU (None) can, slowly, in all.
+
+    int4 also needs the package bitsandbytes, which is an extra (four-bit).
+    """
+    if precision == "int4" and find_spec("bitsandbytes") is None:
+        raise ModelNotReady("precision int4 needs the package bitsandbytes: pip install 'darkroom[four-bit]'")
     if card is None or precision not in NEEDED:
         return
     least, words = NEEDED[precision]

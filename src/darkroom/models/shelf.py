@@ -184,7 +184,7 @@ class Shelf:
             max_batch=self.profile.max_batch,
             levers=self.profile.levers,
             attention=self.profile.attention,
-            cache_dir=self.profile.cache_dir,
+            cache_dir=self.profile.cache_dir or checkpoint.cache,
             vocabulary=vocabulary(folder),
             encodings=Encodings(
                 self._encodings,

@@ -15,6 +15,8 @@ CHECKSUMS = "checksums.json"
 CHECKSUMS_VERSION = 1
 _REBUILD = "restore it from the repository, or build the family anew with `darkroom pocket train`"
 VOCABULARY = "vocabulary.json"
+PACKED_APART = ("modulation", "embeddings")
+"""Folders of a packed artifact that are no part of a model: some repositories on the hub hold artifacts."""
 PARTIAL = ".partial"
 """What the name of a packed artifact ends in while it is written."""
 
@@ -104,7 +106,7 @@ def _download(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        patterns = ["*.json", *(f"{part}/*" for part in parts)]
+        patterns = ["*.json", *(f"{part}/*" for part in (*parts, *PACKED_APART))]
         return Path(snapshot_download(spec.repo, revision=spec.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelNotReady(f"the weights {spec.repo!r} could not be downloaded; {_remedy(spec)}") from error

@@ -96,7 +96,7 @@ def _assembled(
         module.lm_head = nn.Identity()
     if part == "transformer" and folded:
         files_of = manifest.sections["modulation"]
-        from_reader(module, mapped(folder, files_of), fingerprint="".join(file.sha256 for file in files_of))
+        from_reader(module, mapped(folder, files_of), modulation_fingerprint(files_of))
     _fill(module, part, tensors, manifest.precision)
     for name, buffer in module.named_buffers():
         parent, _, last = name.rpartition(".")
@@ -133,3 +133,8 @@ def mapped(folder: Path, files: Sequence[File]) -> Callable[[str], Tensor]:
             return torch.as_tensor(opened.get_tensor(name))
 
     return read
+
+
+def modulation_fingerprint(files: Sequence[File]) -> str:
+    """Tells an artifact's modulation from any other, so that tables are kept by it."""
+    return "".join(file.sha256 for file in files)

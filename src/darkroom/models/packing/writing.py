@@ -19,8 +19,10 @@ from darkroom.errors import InvalidInput, ModelNotReady
 from darkroom.models.packing.manifest import FORMAT, MANIFEST, File, Manifest, Progress, Source
 from darkroom.models.packing.source import SMALL, Entry, entries, source_fingerprint, tensors
 from darkroom.models.packing.streaming import CHUNK_BYTES
+from darkroom.models.packing.tables import TABLES, schedules, table_bytes, write_tables
+from darkroom.models.parts import load_schedule
 from darkroom.models.placement import PARTS, place
-from darkroom.models.precision import compute_dtype, scheme_of, stored_bytes
+from darkroom.models.precision import compute_dtype, require, scheme_of, stored_bytes
 from darkroom.models.specs import ModelSpec, Precision
 from darkroom.models.weights import PARTIAL, VOCABULARY, locate
 from darkroom.models.weights import verify as verify_source
@@ -45,16 +47,24 @@ def pack(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInput(f"{out} is there already and not empty; name another folder, or remove it", field="OUT")
+    require(precision, None)
     source = locate(spec, (*PARTS, *SMALL))
     verify_source(source)
     plan = {part: entries(source, part) for part in PARTS}
     total = sum(stored_bytes(part, e.name, e.shape, precision) for part in PARTS for e in plan[part])
-    _check_space(out, total)
+    dtype = compute_dtype(precision)
+    wanted = schedules(spec, load_schedule(source / "scheduler"), dtype)
+    modulation = [e.shape for e in plan["transformer"] if place("transformer", e.name) == "modulation"]
+    _check_space(out, total + table_bytes(sum(map(len, wanted)), modulation, dtype))
     with _partial(out) as partial:
         writer = _Writer(partial, precision, total, progress)
         for part in PARTS:
             writer.part(part, plan[part])
         other = _copy_small(source, partial)
+        write_tables(partial, writer.sections, wanted, dtype, progress or (lambda *_: None))
+        writer.sections[TABLES] = [
+            _settled(partial, str(path.relative_to(partial))) for path in sorted((partial / TABLES).iterdir())
+        ]
         manifest = Manifest(
             format=FORMAT,
             profile=profile,
