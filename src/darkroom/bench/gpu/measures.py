@@ -28,6 +28,7 @@ from darkroom.technique.schedule import Schedule
 SCHEDULE = Schedule(0.5, 0.9, 256, 8192, 0.02)
 """Qwen-Image-Edit-2511's."""
 SIGMA = 0.5
+STEPS = (4, 8)
 WORDS = ("make", "the", "circle", "blue", "and", "remove", "the", "small", "green", "star")
 
 
@@ -161,5 +162,8 @@ def forward_of(run: Run, editor: Editor) -> tuple[Callable[[], Tensor], tuple[in
     size = editor.output_size(references, None)
     denoise: Denoise = editor.denoiser(conditioning, *size)
     noise, sigma = editor.noise([0], *size), torch.tensor(SIGMA, device=run.device)
+    # A schedule's modulation table is made once in a worker's life: before the clock runs.
+    for steps in STEPS:
+        denoise(noise, editor.sigmas(steps, *size)[0])
     tokens = (noise.shape[1] + references.latents.shape[1], len(conditioning.prompts[0]))
     return lambda: denoise(noise, sigma).velocity, tokens

@@ -80,6 +80,6 @@ def _forward_seconds(run: Run) -> float:
 
 def _expected(run: Run, variant: Variant) -> float:
     edits = run.size.edits if variant.whole else 1
-    forwards = 4 + 1 + run.size.rounds + 4 + (4 + 16) * edits
+    forwards = 4 + 3 + run.size.rounds + 4 + (4 + 16) * edits
     compiling = COMPILE_SECONDS if variant.levers.compile else 0.0
     return SETUP_SECONDS + compiling + 1.2 * forwards * _forward_seconds(run)
