@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,70 @@ def test_a_lora_on_modulation_is_in_the_table_and_off_it_afterwards(make: Any) -
     assert outside.folding.computed == 2
     with lora.worn(model, [modulation_lora(model, seed=1)]):
         assert not torch.allclose(run(outside), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["norm_out.linear", "time_text_embed.timestep_embedder.linear_1", "time_text_embed.timestep_embedder.linear_2"],
+)
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_lora_on_what_a_table_is_made_from_makes_another_table(name: str, detached: bool) -> None:
+    model, random = transformer(zero_cond_t=True), torch.Generator().manual_seed(0)
+    layer = model.get_submodule(name)
+    weights = {
+        f"transformer.{name}.lora_A.weight": 0.3 * torch.randn(4, layer.in_features, generator=random),
+        f"transformer.{name}.lora_B.weight": 0.3 * torch.randn(layer.out_features, 4, generator=random),
+    }
+    plain = run(Forward(model, Levers.none()))
+    with lora.worn(model, [lora.Lora(weights, 0.7, "loras[0].path")]):
+        expected = run(Forward(model, Levers.none()))
+    if detached:
+        folding.detach(model)
+    forward = Forward(model, FOLDED)
+    assert torch.equal(run(forward), plain)
+    with lora.worn(model, [lora.Lora(weights, 0.7, "loras[0].path")]):
+        assert torch.equal(run(forward), expected)
+    assert torch.equal(run(forward), plain)
+    assert not torch.allclose(plain, expected, atol=1e-2)
+
+
+def test_every_parameter_behind_a_table_is_told_from_those_that_no_table_knows() -> None:
+    """By gradients: a table's rows depend on a parameter exactly where a LoRA on it makes another table."""
+    model = transformer(zero_cond_t=True).requires_grad_(True)
+    table = folding.compute.__wrapped__(model, folding.InModule(model), TIMES, torch.float32)
+    sum(rows.sum() for rows in (table.image, table.text, table.out, table.clean)).backward()
+    for name, parameter in model.named_parameters():
+        assert folding.touches_modulation(name) == (parameter.grad is not None), name
+
+
+def test_the_folder_of_tables_is_bounded_and_those_read_longest_ago_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = transformer(zero_cond_t=True)
+    weights = folding.detach(model, "one")
+    kept = []
+    for time in TIMES:
+        before = set(tmp_path.iterdir())
+        folding.Folding(model, weights, tmp_path).at(time, torch.float32)
+        (new,) = set(tmp_path.iterdir()) - before
+        kept.append(new)
+        os.utime(new, (len(kept), len(kept)))
+    folding.Folding(model, weights, tmp_path).at(TIMES[0], torch.float32)  # read: the second is the oldest now
+    monkeypatch.setattr(folding, "FOLDER_BYTES", 3 * kept[0].stat().st_size)
+    folding.Folding(model, weights, tmp_path).at(0.1, torch.float32)
+    assert not kept[1].exists()
+    assert kept[0].exists()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("left_over", ["lora_B.bias", "lora_magnitude_vector"])
+def test_a_lora_with_more_than_two_matrices_on_an_absent_layer_is_refused(left_over: str) -> None:
+    model = transformer(zero_cond_t=True)
+    folding.detach(model)
+    weights = {**modulation_lora(model).weights}
+    weights[f"transformer.transformer_blocks.0.img_mod.1.{left_over}"] = torch.ones(6 * model.inner_dim)
+    with pytest.raises(ValueError, match="no layer for"):
+        folding.wear(model, weights, 1.0, "digest")
 
 
 def test_a_lora_that_leaves_modulation_alone_leaves_the_table_alone() -> None:

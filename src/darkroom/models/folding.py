@@ -16,7 +16,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +28,13 @@ from torch import Tensor, nn
 log = logging.getLogger(__name__)
 
 LAYERS = ("img_mod", "txt_mod")
+IN_TABLES = (*LAYERS, "norm_out", "time_text_embed")
+"""Every layer whose output a table holds or is made from; the last two stay in the transformer."""
 TABLE_VERSION = "1"
 KEPT_BYTES = 256 * 2**20
 """Tables kept on the device beside the one in use."""
+FOLDER_BYTES = 8 * 2**30
+"""Tables kept in a folder; beyond that those go that were read longest ago."""
 
 
 @dataclass(frozen=True)
@@ -335,7 +339,10 @@ class Folding:
         path = self._path(timesteps, dtype, worn)
         if path is not None and path.is_file():
             try:
-                return self._checked(Table.load(path), timesteps).to(self.transformer.device)
+                table = self._checked(Table.load(path), timesteps).to(self.transformer.device)
+                with suppress(OSError):  # a folder that is only read keeps its order
+                    os.utime(path)
+                return table
             except ValueError as error:
                 log.warning("modulation table is computed anew: %s", error)
         self.computed += 1
@@ -343,6 +350,7 @@ class Folding:
         if path is not None:
             try:
                 table.save(path)
+                _make_room(path.parent)
             except OSError as error:
                 log.warning("modulation table is not kept: %s", error)
         return table
@@ -359,6 +367,20 @@ class Folding:
             return None
         named = repr((TABLE_VERSION, self.weights.fingerprint, timesteps, str(dtype), worn))
         return self.folder / f"{hashlib.sha256(named.encode()).hexdigest()}.safetensors"
+
+
+def _make_room(folder: Path) -> None:
+    """Other workers may write and delete here at the same time."""
+    found = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            stat = path.stat()
+            found.append((stat.st_mtime_ns, stat.st_size, path))
+    total = 0
+    for _, size, path in sorted(found, reverse=True):
+        total += size
+        if total > FOLDER_BYTES:
+            path.unlink(missing_ok=True)
 
 
 # -- diffusers' own forward with folded modulation ----------------------------------------------
@@ -397,7 +419,7 @@ def in_place(transformer: Any, modulation: Modulation) -> Iterator[None]:
 
 
 def worn_on_modulation(transformer: Any) -> tuple[str, ...]:
-    """Digests of the LoRAs that change the modulation just now, in their order."""
+    """Digests of the LoRAs that change the tables just now, in their order."""
     return getattr(transformer, "modulation_loras", ())
 
 
@@ -407,20 +429,22 @@ def wear(transformer: Any, weights: Mapping[str, Tensor], scale: float, digest: 
     weights: as diffusers names them ("transformer.transformer_blocks.0.img_mod.1.lora_A.weight"). Where the layers are
     absent their matrices are kept for the next table. Raises ValueError for one that fits no layer.
     """
-    names = [name for name in weights if touches_modulation(name)]
-    if not names:
-        return dict(weights)
-    transformer.modulation_loras = (*worn_on_modulation(transformer), digest)
+    if any(touches_modulation(name) for name in weights):
+        transformer.modulation_loras = (*worn_on_modulation(transformer), digest)
     absent = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, Absent)}
+    left = dict(weights)
     if not absent:
-        return dict(weights)
-    for down in [name for name in names if name.endswith(".lora_A.weight")]:
-        up = down.replace(".lora_A.", ".lora_B.")
+        return left
+    names = [name for name in weights if any(layer in name for layer in LAYERS)]
+    for name in names:
+        if name not in left:
+            continue
+        down, up = name.replace(".lora_B.", ".lora_A."), name.replace(".lora_A.", ".lora_B.")
         layer = down.removeprefix("transformer.").removesuffix(".1.lora_A.weight")
-        if layer not in absent or up not in weights or weights[up].shape[1] != weights[down].shape[0]:
-            raise ValueError(f"no layer for {down}")
-        absent[layer].adapters.append(Adapter(weights[down], weights[up], scale))
-    return {name: tensor for name, tensor in weights.items() if name not in names}
+        if layer not in absent or not {down, up} <= left.keys() or left[up].shape[1] != left[down].shape[0]:
+            raise ValueError(f"no layer for {name}")
+        absent[layer].adapters.append(Adapter(left.pop(down), left.pop(up), scale))
+    return left
 
 
 def undress(transformer: Any) -> None:
@@ -432,5 +456,5 @@ def undress(transformer: Any) -> None:
 
 
 def touches_modulation(name: str) -> bool:
-    """Whether a LoRA's tensor of this name, in any of the usual spellings, belongs to a modulation layer."""
-    return any(layer in name for layer in LAYERS)
+    """Whether a LoRA's tensor of this name, in any of the usual spellings, changes what a table holds."""
+    return any(layer in name for layer in IN_TABLES)
