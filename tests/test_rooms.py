@@ -51,7 +51,7 @@ ARROWS = {
     "cli": "jobs settings timing artifacts client",
 }
 LATE_ARROWS = {
-    "cli": "local bench pocket models storage media service",
+    "cli": "local bench pocket models storage media service technique",
 }
 
 TORCH = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "lpips"}

@@ -11,6 +11,7 @@ from darkroom.cli_edit import edit
 from darkroom.cli_endpoint import endpoint
 from darkroom.cli_pack import pack
 from darkroom.cli_pocket import pocket
+from darkroom.cli_video import video
 
 EPILOG = (
     "Exit codes: 0 all good · 1 a job or check failed · 2 wrong usage · 3 endpoint unreachable or key refused · "
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(edit)
+app.command()(video)
 app.command()(batch)
 app.command()(endpoint)
 app.add_typer(benches, name="bench")

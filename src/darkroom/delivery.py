@@ -19,6 +19,7 @@ from darkroom.storage import MissingKey, Store
 
 MANIFEST = "manifest.json"
 BASE64_GROWTH = 4 / 3
+FRAME_FIELDS = ("frame", "name", "sha256", "width", "height", "seed")
 Delivery = Literal["auto", "s3", "base64"]
 
 
@@ -90,7 +91,7 @@ def _reply(store: Store, manifest: dict[str, Any], wish: Wish, warnings: list[st
         return {"url": url, "key": store.place(key), **{name: entry.get(name) for name in about}, "expires_at": until}
 
     images = [told(entry, "sha256", "width", "height", "seed", "prompt") for entry in _pictures(manifest)]
-    frames = [told(entry, "frame", "sha256", "width", "height", "seed", inline=False) for entry in _frames(manifest)]
+    frames = [told(entry, *FRAME_FIELDS, inline=False) for entry in _frames(manifest)]
     files = [told(entry, "name", "media_type", "bytes", "sha256") for entry in _others(manifest)]
     video = next((file["url"] for file in files if file["media_type"].startswith("video/")), None)
     return {

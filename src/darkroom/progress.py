@@ -51,6 +51,9 @@ class ProgressFeed:
 
     async def abandon(self) -> None:
         """Drop the post on its way too: a cancelled job has no result that it could overtake."""
+        # Not by cancelling alone: wait_for (before Python 3.12) swallows a cancellation that comes as its work ends.
+        self._closing.set()
+        self._news.set()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

@@ -12,7 +12,6 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Any
 
 from darkroom.artifacts import Artifact
@@ -104,6 +103,6 @@ class Stream:
         state = {
             "format": FORMAT,
             "request_sha256": self._request_hash,
-            "stored": [asdict(line) for line in stored],
+            "stored": [vars(line) for line in stored],
         }
         self._store.put(f"{self._folder}/{STATE}", json.dumps(state).encode(), "application/json")

@@ -145,6 +145,8 @@ class FakeEndpoint:
         return {**common, "status": "COMPLETED", "output": self._output(job)}
 
     def _output(self, job: dict[str, Any]) -> dict[str, Any]:
+        if job["input"]["type"] == "video_edit":
+            return self._clip(job)
         if job["input"]["type"] != "image_edit":
             return {"ok": True, "timings": {"total_ms": 1.0}}
         data = picture(job["key"])
@@ -165,10 +167,25 @@ class FakeEndpoint:
             "cost": {"gpu": "NVIDIA L4", "gpu_seconds": 0.04, "usd": 0.04 * 0.00019},
         }
 
+    def _clip(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Two files as data and a frame as a link."""
+
+        def line(name: str, data: bytes, url: str | None = None, **about: Any) -> dict[str, Any]:
+            inline = f"data:application/octet-stream;base64,{base64.b64encode(data).decode()}"
+            return {"name": name, "url": url or inline, "key": f"{job['id']}/{name}",
+                    "sha256": hashlib.sha256(data).hexdigest(), **about}  # fmt: skip
+
+        link = f"{self.url.replace('/v2/', '/files/')}/{job['id']}.png"
+        return {
+            "files": [line("video.mp4", b"clip " + job["key"].encode()), line("metrics.csv", b"frame\n1\n")],
+            "frames": [line("frames/frame_0000.png", picture(job["key"]), link, frame=0)],
+            "num_frames": 1, "fps": 8.0, "seed": 7, "warnings": ["a word"], "timings": {"total_ms": 60.0},
+        }  # fmt: skip
+
     def file(self, job_id: str) -> tuple[int, bytes]:
         job = self.jobs[job_id]
         data = picture(job["key"])
-        word = job["input"]["prompt"]
+        word = job["input"].get("prompt")
         self._served[job["key"]] += 1
         first = self._served[job["key"]] == 1
         if word == "expired" and job["run"] == 1:

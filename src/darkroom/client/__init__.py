@@ -25,7 +25,7 @@ from darkroom.client.errors import (
     WaitTimeout,
 )
 from darkroom.client.protocol import Polling
-from darkroom.client.replies import EditReply, EndpointHealth, JobHandle, JobReply, JobStatus, Picture
+from darkroom.client.replies import EditReply, EndpointHealth, JobHandle, JobReply, JobStatus, Picture, VideoReply
 from darkroom.client.retry import Retry
 from darkroom.client.sync import Client
 
@@ -53,6 +53,7 @@ __all__ = [
     "RequestRefused",
     "Retry",
     "Unauthorized",
+    "VideoReply",
     "WaitTimeout",
     "endpoint_url",
 ]

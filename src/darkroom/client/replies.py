@@ -104,6 +104,24 @@ class EditReply(JobReply):
     """Prompts of a list that could not run: index, prompt, error, code, retryable."""
 
 
+class ClipFile(Picture):
+    """One file of a clip, under its name in the job's folder; `url` is None where the store makes no links."""
+
+    name: str = ""
+    frame: int | None = None
+
+
+class VideoReply(JobReply):
+    """The answer to a `video_edit`: the clip, what was measured, and every frame."""
+
+    video_url: str | None = None
+    files: list[ClipFile] = []
+    frames: list[ClipFile] = []
+    num_frames: int | None = None
+    fps: float | None = None
+
+
+
 class JobCounts(_Reply):
     """Jobs by state, as /health counts them."""
 

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from darkroom.client.address import LOCAL_ENDPOINT, endpoint_url
+from darkroom.client.clips import video_input
 from darkroom.client.download import save
 from darkroom.client.flow import Answer, Call, Flow, NoAnswer, Pause
 from darkroom.client.protocol import Polling, Progress, Protocol
@@ -20,6 +21,7 @@ from darkroom.client.replies import (
     JobStatus,
     Picture,
     ReplyT,
+    VideoReply,
     job_reply,
 )
 from darkroom.client.request import edit_input
@@ -71,6 +73,23 @@ class Client:
         """
         request = edit_input(images, prompt, fields)
         return self._run(EditReply, request, {}, progress, timeout_seconds)
+
+    def video(
+        self,
+        init: ImageLike,
+        *,
+        edges: str | Path | None = None,
+        source_video: str | Path | None = None,
+        progress: Progress | None = None,
+        timeout_seconds: float | None = None,
+        **fields: Any,
+    ) -> VideoReply:
+        """Make a clip and wait for it; `fields` are those of `video_edit`.
+
+        edges: a folder of pictures, a zip, a video, or an address. Raises as `edit`.
+        """
+        request = video_input(init, edges, source_video, fields)
+        return self._run(VideoReply, request, {}, progress, timeout_seconds)
 
     def run(
         self,

@@ -84,7 +84,7 @@ def natural(name: str) -> list[tuple[int, int | str]]:
 def _hidden(name: str) -> bool:
     """Dot files, and the double that macOS adds of each file."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in parts)
 
 
 def _printable(name: str) -> str:
