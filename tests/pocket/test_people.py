@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from darkroom.pocket.judging.faces import read_person
 from darkroom.pocket.judging.rules import is_right
 from darkroom.pocket.world.colours import NAMES
 from darkroom.pocket.world.edits import draw_edit
@@ -88,3 +89,22 @@ def test_another_person_with_the_right_thing_is_wrong(kind: str) -> None:
         edit = draw_edit(np.random.default_rng((7, case)), kind)
         stranger = np.where(edit.mask[..., None], edit.target, edit.source[:, ::-1])
         assert not is_right(edit, stranger)
+
+
+@pytest.mark.parametrize("seed", [0, 4, 5, 8])
+def test_a_person_is_read_back_from_a_soft_and_noisy_picture(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    portrait = draw_portrait(rng)
+    soft = cv2.GaussianBlur(portrait.render(), (0, 0), 0.8) + rng.normal(0, 0.02, (128, 128, 3))
+    view = portrait.view
+    expected = View(view.x + 4, view.y - 4, 1.06 * view.size)
+    person, found, difference = read_person(np.clip(soft, 0, 1).astype(np.float32), expected)
+    hair = portrait.person.hair if portrait.person.cut == "bald" else person.hair
+    assert replace(person, hair=hair) == portrait.person
+    assert abs(found.x - view.x) < 2
+    assert difference < 0.06
+
+
+def test_where_nobody_is_the_difference_says_so() -> None:
+    noise = np.random.default_rng(1).random((128, 128, 3)).astype(np.float32)
+    assert read_person(noise, View(64, 60, 32))[2] > 0.1
