@@ -19,10 +19,19 @@ def test_the_cpu_takes_torchs_own_and_both_forwards_take_what_is_set() -> None:
     with torch.no_grad():
         expected = Forward(model, Levers.none())(*inputs(1))
     use_attention(model, "auto")
-    assert best(model.device) == "native"
+    assert best(model.device, torch.bfloat16) == "native"
     assert {block.attn.processor._attention_backend.value for block in model.transformer_blocks} == {"native"}
     with torch.no_grad():
         assert torch.equal(Forward(model, Levers(lean=True))(*inputs(1)), expected)
+
+
+def test_hopper_takes_cudnn_for_16_bits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    hopper = torch.device("cuda")
+    found = {dtype: best(hopper, dtype) for dtype in (torch.bfloat16, torch.float16, torch.float32)}
+    assert found == {torch.bfloat16: "cudnn", torch.float16: "cudnn", torch.float32: "native"}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert best(hopper, torch.bfloat16) == "native"
 
 
 def test_a_kernel_that_is_not_installed_is_refused_by_the_settings_name() -> None:

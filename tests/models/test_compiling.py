@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from darkroom.models import compiling
+from darkroom.models import compiling, lora
 from darkroom.models.compiling import CompileCache, key
 from darkroom.models.forward import Forward
 from darkroom.models.levers import Levers
@@ -54,3 +54,40 @@ def test_where_the_compiler_fails_the_block_runs_uncompiled_and_says_so(
     torch.testing.assert_close(forward(*inputs(1)), expected, atol=2e-6, rtol=1e-5)
     assert forward.problem is not None
     assert "uncompiled" in caplog.text
+
+
+@torch.no_grad()
+def test_loras_of_one_form_share_the_code_and_forms_beyond_the_limit_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compile_(f, backend="eager", **options))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
+    torch._dynamo.reset()
+    model = transformer(zero_cond_t=True)
+    forward = Forward(model, Levers(fold=True, lean=True, compile=True))
+
+    def worn(seed: int, *layers: str) -> None:
+        random, weights = torch.Generator().manual_seed(seed), {}
+        for index in range(len(model.transformer_blocks)):
+            for layer in layers:
+                linear = model.get_submodule(f"transformer_blocks.{index}.{layer}")
+                name = f"transformer.transformer_blocks.{index}.{layer}"
+                weights[f"{name}.lora_A.weight"] = 0.1 * torch.randn(4, linear.in_features, generator=random)
+                weights[f"{name}.lora_B.weight"] = 0.1 * torch.randn(linear.out_features, 4, generator=random)
+        with lora.worn(model, [lora.Lora(weights, 0.1 + 0.1 * seed, "loras[0].path")]):
+            torch.testing.assert_close(
+                forward(*inputs(1)), Forward(model, Levers.none())(*inputs(1)), atol=1e-5, rtol=1e-4
+            )
+
+    before = compiling.graphs()
+    forward(*inputs(1))
+    for seed in range(4):
+        worn(seed, "attn.to_q")
+    assert compiling.graphs() - before == 2
+    assert forward.problem is None
+    worn(0, "attn.to_k")
+    assert forward.problem is not None
+    assert "LoRAs of another form" in forward.problem
+    compiled = compiling.graphs()
+    worn(0, "attn.to_v")  # right all the same
+    assert compiling.graphs() == compiled
+    torch._dynamo.reset()

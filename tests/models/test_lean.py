@@ -116,6 +116,10 @@ def test_diffusers_own_forward_runs_while_its_caches_are_on() -> None:
     with model.cache_context("cond"):
         assert torch.equal(forward(*inputs(1)), expected)
     assert calls == [1]
+    assert forward.problem is not None
+    assert "a cache of diffusers is on" in forward.problem
+    model.disable_cache()
+    assert forward.problem is None
 
 
 def test_another_shape_of_diffusers_block_is_noticed_and_its_own_forward_runs(

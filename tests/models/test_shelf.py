@@ -96,6 +96,18 @@ def test_missing_weights_name_the_folder_and_the_way_out_and_a_later_try_succeed
     assert "problem" not in shelf.report()["models"]["edit"]
 
 
+def test_health_says_which_lever_does_not_work(profile: Profile) -> None:
+    from diffusers import FirstBlockCacheConfig
+
+    shelf = Shelf(profile)
+    transformer = shelf.editor("edit").transformer
+    assert "problem" not in shelf.report()["models"]["edit"]
+    transformer.enable_cache(FirstBlockCacheConfig(threshold=0.0))
+    assert "a cache of diffusers is on" in shelf.report()["models"]["edit"]["problem"]
+    transformer.disable_cache()
+    assert "problem" not in shelf.report()["models"]["edit"]
+
+
 def test_a_missing_part_is_named(profile: Profile, family: Path, tmp_path: Path) -> None:
     folder = copied(family, tmp_path / "half")
     shutil.rmtree(folder / "vae")

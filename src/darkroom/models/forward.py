@@ -36,7 +36,10 @@ class Forward:
         """What `health` should say of a lever that is pulled and does not work; None where all do."""
         if self.changed is not None:
             return f"diffusers' own forward runs, since the lean one does not fit it: {self.changed}"
-        return None if self._lean is None else self._lean.problem
+        if self._lean is None:
+            return None
+        hindered = obstacle(self.transformer)
+        return self._lean.problem if hindered is None else f"diffusers' own forward runs, since {hindered}"
 
     def announce(self, timesteps: Sequence[float]) -> None:
         """The timesteps of the next job, 0…1 and rounded to the model's dtype: their modulation is made in one go."""

@@ -20,7 +20,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from torch import Tensor
 from torch._dynamo.exc import TorchDynamoException
 
-from darkroom.models.compiling import CompileCache
+from darkroom.models.compiling import CompileCache, full
 from darkroom.models.folding import Modulation
 
 log = logging.getLogger(__name__)
@@ -37,13 +37,14 @@ class Lean:
     """A transformer's forward for tokens of which the first `cells` are noisy and the rest are references.
 
     compile: the repeated block through torch.compile, once for all blocks and lengths; results differ by rounding.
-    Where the compiler fails, the log and `problem` say so and the block runs uncompiled. code: folder that keeps what
-    was compiled.
+    Where the compiler fails, the log and `problem` say so and the block runs uncompiled; `problem` also tells when
+    forms of the block (each kind of LoRA is one) have become too many to compile. code: folder that keeps what was
+    compiled.
     """
 
     def __init__(self, transformer: Any, compile: bool = False, code: Path | None = None) -> None:
         self.transformer, self._real = transformer, compile
-        self.problem: str | None = None
+        self._failure: str | None = None
         self._run: Callable[..., tuple[Tensor, Tensor]] = torch.compile(_block, dynamic=True) if compile else _block
         self._code = CompileCache(code, transformer) if compile and code is not None else None
         self._rotary = lru_cache(maxsize=32)(self._turns)
@@ -64,12 +65,19 @@ class Lean:
             self._code.keep()
         return velocity
 
+    @property
+    def problem(self) -> str | None:
+        """Why some or all blocks run uncompiled although they should not; None where all is well."""
+        if self._failure is None and self._run is not _block and full(_block):
+            return "torch.compile holds as many forms of the block as it keeps; LoRAs of another form run uncompiled"
+        return self._failure
+
     def _block(self, *inputs: Any) -> Any:
         try:
             return self._checkpointed(inputs) if _checkpoints(self.transformer) else self._run(*inputs)
         except TorchDynamoException as error:
-            self.problem = f"torch.compile failed ({type(error).__name__}); blocks run uncompiled"
-            log.warning("%s: %s", self.problem, error)
+            self._failure = f"torch.compile failed ({type(error).__name__}); blocks run uncompiled"
+            log.warning("%s: %s", self._failure, error)
             self._run, self._code = _block, None
             return self._block(*inputs)
 

@@ -126,6 +126,8 @@ class Shelf:
         """State of every role and memory of all parts together, as JSON values."""
         with self._lock:
             states = dict(self._states)
+        for role, editor in list(self._editors.items()):
+            states[role] = replace(states[role], problem=states[role].problem or editor.forward.problem)
         return {
             "profile": self.profile.name,
             "models": {role: {k: v for k, v in vars(state).items() if v is not None} for role, state in states.items()},
