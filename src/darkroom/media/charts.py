@@ -9,7 +9,7 @@ from io import BytesIO
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart. curves: label -> (x values, y values); points where a curve has a single one."""
+    """One chart over whole numbers. curves: label -> (x values, y values)."""
 
     title: str
     x_label: str
@@ -21,6 +21,7 @@ def line_charts(panels: Sequence[Panel], columns: int = 2) -> bytes:
     # Without pyplot, which keeps figures alive and picks a window system.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     rows = max(1, -(-len(panels) // columns))
     figure = Figure(figsize=(5.5 * columns, 2.8 * rows), layout="constrained")
@@ -29,6 +30,7 @@ def line_charts(panels: Sequence[Panel], columns: int = 2) -> bytes:
         axes.set_title(panel.title, fontsize=10)
         axes.set_xlabel(panel.x_label, fontsize=8)
         axes.tick_params(labelsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         for label, (x, y) in panel.curves.items():
             axes.plot(x, y, label=label, marker="o" if len(x) < 30 else None, markersize=3, linewidth=1.2)
