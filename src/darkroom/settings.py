@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     """Kernel of the transformer's attention; auto takes cuDNN's from Hopper on, else torch's own choice."""
     cache_dir: Path | None = None
     """Keeps modulation tables and compiled code from start to start; on a network volume workers share them."""
+    gpus: PositiveInt = 1
+    """GPUs that share every step of a job: one process each, which this worker starts and ends (models.crew)."""
     exact: bool = False
     """Results bit for bit as diffusers' pipeline makes them on this device: no lever that rounds otherwise."""
     hf_token: SecretStr | None = Field(default=None, validation_alias=AliasChoices("HF_TOKEN", "DARKROOM_HF_TOKEN"))

@@ -45,12 +45,25 @@ class Forward:
         """The timesteps of the next job, 0…1 and rounded to the model's dtype: their modulation is made in one go."""
         if self.folding is not None:
             self.folding.announce(timesteps)
+        if self._followers is not None:
+            self._followers.announce(timesteps)
 
     def __call__(self, tokens: Tensor, cells: int, text: Tensor, timestep: Tensor, grids: Grids) -> Tensor:
         """[B, cells, 64] for tokens [B, N, 64], of which the first `cells` are noisy, and text [B, L, D].
 
         timestep: [], 0…1, rounded to the model's dtype. grids: (height, width) in tokens, the noisy picture's first.
         """
+        if self._followers is None:
+            return self._alone(tokens, cells, text, timestep, grids)
+        with self._followers.step(tokens, cells, text, timestep, grids):
+            return self._alone(tokens, cells, text, timestep, grids)
+
+    @property
+    def _followers(self) -> Any:
+        """The processes that run the forwards, too, where there are several GPUs (`crew`)."""
+        return getattr(self.transformer, "followers", None)
+
+    def _alone(self, tokens: Tensor, cells: int, text: Tensor, timestep: Tensor, grids: Grids) -> Tensor:
         if self._lean is not None and obstacle(self.transformer) is None:
             return self._lean(tokens, cells, text, self._modulation(timestep), grids)
         if self.folding is None:

@@ -120,16 +120,23 @@ def worn(transformer: Any, loras: Sequence[Lora]) -> Iterator[None]:
         yield
         return
     names = [f"job_{i}" for i in range(len(loras))]
+    followers = getattr(transformer, "followers", None)
     try:
         for name, lora in zip(names, loras, strict=True):
+            if followers is not None:
+                followers.check(lora)
             _put_on(transformer, lora, name)
         # One that touches nothing but folded modulation has no layer in the transformer.
         scales = {n: lora.scale for n, lora in zip(names, loras, strict=True) if n in _adapters(transformer)}
         if scales:
             transformer.set_adapters(list(scales), list(scales.values()))
+        if followers is not None:
+            followers.wear(loras)
         yield
     finally:
         _take_off(transformer)
+        if followers is not None:
+            followers.undress()
 
 
 def _put_on(transformer: Any, lora: Lora, name: str) -> None:

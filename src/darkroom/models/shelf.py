@@ -17,6 +17,7 @@ from darkroom.errors import DarkroomError, ModelNotReady, UnsupportedType
 from darkroom.faults import is_the_devices
 from darkroom.models.cache import MIB, Encodings, TensorCache
 from darkroom.models.checkpoint import Checkpoint, open_checkpoint
+from darkroom.models.crew import Crew
 from darkroom.models.editor import Editor
 from darkroom.models.optical_flow import OpticalFlow, load_optical_flow
 from darkroom.models.parts import load_processor, load_schedule
@@ -67,6 +68,7 @@ class Shelf:
         self._encodings = TensorCache(int(profile.cache_mib * MIB))
         device = torch.device(profile.device)
         self._residency = OneAtATime(device) if profile.offload else Resident(device)
+        self.crew = Crew(profile) if profile.gpus > 1 else None
         self._perceptual: Perceptual | None = None
         self._optical_flow: OpticalFlow | None = None
         self._lock = threading.Lock()
@@ -116,6 +118,8 @@ class Shelf:
             part.roles.discard(role)
             if not part.roles:
                 self._residency.leave(part.module)
+                if (followers := getattr(part.module, "followers", None)) is not None:
+                    followers.leave()
                 del self._parts[key]
         self._set(self._state_of(role, "cold"), role)
         gc.collect()
@@ -176,7 +180,11 @@ class Shelf:
         self._claim(role, keys.values())
         missing = [part for part, key in keys.items() if key not in self._parts]
         self._make_room(role, [checkpoint.device_bytes(part) for part in missing])
+        # The other GPUs load while this one does.
+        followers = self.crew.load(folder) if self.crew is not None and "transformer" in missing else None
         modules = self._modules(role, checkpoint, keys)
+        if followers is not None:
+            followers.lead(modules["transformer"])
         return Editor(
             **modules,
             processor=load_processor(folder / "processor"),

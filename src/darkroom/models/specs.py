@@ -50,7 +50,7 @@ class Profile:
     do not fit side by side. prefers_fp8: FP8 in the place of the profile's precision on chips that multiply in it.
     max_batch: images that share one forward. max_side: longest output side in pixels.
     exact: bit for bit diffusers' pipeline. cache_mib: memory of the machine for encodings of pictures and prompts.
-    attention, cache_dir: as the settings say.
+    attention, cache_dir: as the settings say. gpus: devices that share every forward of a transformer.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Profile:
     cache_mib: float = 512.0
     attention: AttentionName = "auto"
     cache_dir: Path | None = None
+    gpus: int = 1
 
     @property
     def levers(self) -> Levers:
@@ -139,6 +140,7 @@ def resolve(settings: Settings, card: Card | None) -> Profile:
         exact=settings.exact,
         attention=settings.attention,
         cache_dir=settings.cache_dir,
+        gpus=settings.gpus,
         cache_mib=profile.cache_mib if settings.cache_mib is None else settings.cache_mib,
     )
 
