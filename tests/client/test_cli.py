@@ -36,7 +36,10 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-@pytest.mark.parametrize("command", [(), ("edit",), ("video",), ("batch",), ("endpoint",), ("bench",), ("doctor",), ("pocket",)])
+COMMANDS = ("edit", "video", "batch", "endpoint", "bench", "doctor", "pocket")
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
 def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     code, out, _ = run(*command, "--help")
     assert code == 0

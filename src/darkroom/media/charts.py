@@ -24,7 +24,7 @@ def line_charts(panels: Sequence[Panel], columns: int = 2) -> bytes:
     from matplotlib.ticker import MaxNLocator
 
     rows = max(1, -(-len(panels) // columns))
-    figure = Figure(figsize=(5.5 * columns, 2.8 * rows), layout="constrained")
+    figure = Figure(figsize=(5.5 * columns, 2.8 * rows), layout="tight")
     for number, panel in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, number)
         axes.set_title(panel.title, fontsize=10)
