@@ -59,6 +59,27 @@ def test_counting_stops_where_more_would_be_too_many(tmp_path: Path) -> None:
     assert Video(clip(tmp_path / "a.mp4"), "edges", LIMITS, 5).num_frames == 6
 
 
+def test_a_trimmed_video_has_the_frames_that_it_shows(tmp_path: Path) -> None:
+    """Trimmed without encoding anew, as phones do: an edit list hides frames that the others need."""
+    import av
+
+    hidden, place = 4, tmp_path / "b.mp4"
+    with av.open(str(clip(tmp_path / "a.mp4"))) as whole, av.open(str(place), "w") as trimmed:
+        source = whole.streams.video[0]
+        stream = trimmed.add_stream_from_template(source)
+        assert source.time_base is not None
+        later = round(hidden / Fraction(25, 2) / source.time_base)
+        for packet in whole.demux(source):
+            if packet.pts is not None and packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - later, packet.dts - later, stream
+                trimmed.mux(packet)
+    video = Video(place, "source_video", LIMITS, 100)
+    found = list(video.frames())
+    assert video.num_frames == len(found) == 12 - hidden
+    assert np.abs(np.asarray(found[0]).astype(int) - np.asarray(blocks(hidden))).mean() < 4
+    assert Video(place, "source_video", LIMITS, 8).num_frames == 8
+
+
 def test_a_turned_video_is_set_upright(tmp_path: Path) -> None:
     import av
 

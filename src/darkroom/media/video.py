@@ -42,7 +42,7 @@ def is_video(head: bytes) -> str | None:
 class Video:
     """A video file, judged by its header and its packets; nothing is decoded before `frames`.
 
-    num_frames: packets of its picture track, at most `most` + 1. fps: its average rate, None where it has none.
+    num_frames: frames that its picture track shows, at most `most` + 1. fps: its average rate, None where it has none.
     size: (width, height) in pixels. Raises DecodeFailed for what is no video, InvalidInput for one without pictures,
     InputTooLarge for frames of more than limits.max_source_pixels.
     """
@@ -59,8 +59,8 @@ class Video:
                 self.size = (stream.width, stream.height)
                 self.fps = _rate(stream.average_rate)
                 self._refuse_size(limits)
-                self.num_frames = _count(container, stream, most)
-                if self.num_frames < min(stream.frames, most):
+                self.num_frames, packets = _count(container, stream, most)
+                if self.num_frames <= most and packets < stream.frames:
                     raise ValueError("the header promises more frames than there are")
         except (av.FFmpegError, ValueError) as error:
             raise DecodeFailed(f"{field} is a damaged or incomplete video", field=field) from error
@@ -141,14 +141,18 @@ def _pictures(container: InputContainer, field: str) -> Any:
     return stream
 
 
-def _count(container: InputContainer, stream: Any, most: int) -> int:
-    """Packets with data, which are frames; counting stops beyond `most`."""
-    count = 0
+def _count(container: InputContainer, stream: Any, most: int) -> tuple[int, int]:
+    """Packets whose frames are shown, and all packets with data; counting stops beyond `most` of the former.
+
+    A trimmed video keeps frames that only others are decoded by, and says so in its edit list.
+    """
+    shown = packets = 0
     for packet in container.demux(stream):
-        count += packet.size > 0
-        if count > most:
+        packets += packet.size > 0
+        shown += packet.size > 0 and not packet.is_discard
+        if shown > most:
             break
-    return count
+    return shown, packets
 
 
 def _rate(rate: Fraction | None) -> Fraction | None:
