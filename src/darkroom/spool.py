@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,16 @@ class Spool:
         shutil.rmtree(self._place(ticket), ignore_errors=True)
 
     def _make_room(self) -> None:
-        places = sorted(self._folder.iterdir(), key=lambda place: place.stat().st_mtime, reverse=True)
+        """Another job may keep or drop its result meanwhile, and workers on one machine may share the folder."""
+        found = []
+        for place in self._folder.iterdir():
+            with suppress(FileNotFoundError, NotADirectoryError):
+                files = [file.stat().st_size for file in place.iterdir()]
+                found.append((place.stat().st_mtime, sum(files), place))
         total = 0
-        for place in places:
-            total += sum(file.stat().st_size for file in place.iterdir())
-            if total > self._most_bytes and place is not places[0]:
+        for number, (_, size, place) in enumerate(sorted(found, reverse=True)):
+            total += size
+            if total > self._most_bytes and number:
                 log.warning("the spool is full: an older result that was never retried is dropped")
                 shutil.rmtree(place, ignore_errors=True)
 

@@ -147,6 +147,7 @@ def test_logs_hold_no_pictures_and_no_results(endpoint: Endpoint) -> None:
     assert edit_job()["input"]["images"][0][:60] not in log
     assert "iVBOR" not in log  # how a PNG begins in base64
     assert "image_url" not in log
+    assert "torchao" not in log
 
 
 def test_sigterm_finishes_the_running_job_and_takes_no_more(family: Path, tmp_path: Path) -> None:
