@@ -109,6 +109,18 @@ async def test_scale_0_is_no_guidance_bit_for_bit_and_guidance_is_not(
     assert float(row["relative_step"]) > 0
 
 
+async def test_a_loss_that_guides_no_step_is_named(make_service: MakeService, tmp_path: Path) -> None:
+    """Of two steps the first has noise level 1, outside the Gram loss's window, and the last is never guided."""
+    service, words = make_service(), "has no effect: of 2 steps none is in the window, or only the last one"
+    for name, window in (("own", {}), ("last", {"last_steps": 1})):
+        ttlg = {"gram_scale": 1.0, "temporal_scale": 0.0, **window}
+        reply = await service.handle(video_job(name, edges=edge_list(1), ttlg=ttlg))
+        assert [note for note in reply["warnings"] if words in note] == [
+            f"ttlg.gram_scale {words}, which is never guided"
+        ]
+        assert rows_of(tmp_path, name)[0]["guided_steps"] == "0"
+
+
 async def test_a_source_video_gives_edges_and_flow(make_service: MakeService, tmp_path: Path) -> None:
     ttlg = {"temporal_scale": 1.0, "start_step": 0, "iterations": 1}
     reply = await make_service().handle(video_job(source_video=movie(tmp_path, 3), ttlg=ttlg))

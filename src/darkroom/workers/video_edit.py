@@ -31,7 +31,7 @@ from darkroom.workers.video.cut import Cut, frame_name
 from darkroom.workers.video.footage import DEFAULT_FPS, Footage, Take, open_footage
 from darkroom.workers.video.rows import Row, guidance_fields, plots, step_record, table
 from darkroom.workers.video.scene import Rulers, Scene, scenes
-from darkroom.workers.video.steering import Steering
+from darkroom.workers.video.steering import Steering, idle_losses
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,6 @@ def advise(job: VideoEdit, plan: Plan, footage: Footage, desk: Desk) -> None:
             "ttlg.temporal_scale: without source_video there is no optical flow, so the temporal loss is the plain "
             "difference to the frame before, which also holds back what should move"
         )
-    if plan.steps < 2:
-        desk.warn("ttlg has no effect in a single step: the last step is never guided")
 
 
 def resumed(clip: Clip, desk: Desk) -> Clip:
@@ -156,6 +154,7 @@ def run(job: VideoEdit, desk: Desk) -> Work:
     with desk.clock.span("load"):
         rulers = Rulers(desk.shelf.perceptual(), desk.shelf.optical_flow(), editor.device)
     warn_of_words(editor, job, clip.plan, desk)
+    warn_of_windows(editor, job, clip.plan, desk)
     if not clip.done:
         yield streamed(clip, 0, clip.init, {"seed": clip.plan.seed}, clip.plan.record())
     yield from frames(job, clip, editor, rulers, desk)
@@ -185,6 +184,17 @@ def warn_of_words(editor: Editor, job: VideoEdit, plan: Plan, desk: Desk) -> Non
         desk.warn(f"the pocket model knows only its small world (docs/pocket.md) and was not taught: {words}")
     if any(plain(editor.processor.tokenizer, text) != text for text in (plan.prompt, job.negative_prompt)):
         desk.warn("control tokens such as <|im_end|> in a prompt are read as blanks")
+
+
+def warn_of_windows(editor: Editor, job: VideoEdit, plan: Plan, desk: Desk) -> None:
+    """Say which losses guide no step."""
+    if job.ttlg is None:
+        return
+    for name in idle_losses(job.ttlg, editor.sigmas(plan.steps, plan.width, plan.height)):
+        desk.warn(
+            f"ttlg.{name}_scale has no effect: of {plan.steps} steps none is in the window, or only the last one, "
+            "which is never guided"
+        )
 
 
 def frames(job: VideoEdit, clip: Clip, editor: Editor, rulers: Rulers, desk: Desk) -> Generator[Event, None, None]:

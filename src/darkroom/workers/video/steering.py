@@ -56,17 +56,23 @@ class Steering:
             "temporal": (wanted.temporal_scale, None, motion_like(scene.previous, scene.flow, scene.mask)),
         }
         return [
-            Term(name, loss, scale, self._window(name, wanted, sigmas), size)
+            Term(name, loss, scale, _window(name, wanted, sigmas), size)
             for name, (scale, size, loss) in losses.items()
             if scale > 0
         ]
 
-    def _window(self, name: str, wanted: Guidance, sigmas: Tensor) -> frozenset[int]:
-        return guided_steps(
-            sigmas,
-            WINDOWS[name],
-            start_step=wanted.start_step,
-            end_step=wanted.end_step,
-            last_steps=wanted.last_steps,
-            every=wanted.every,
-        )
+
+def idle_losses(wanted: Guidance, sigmas: Tensor) -> list[str]:
+    """The losses that are wanted and guide no step of a run along `sigmas`."""
+    return [name for name in WINDOWS if getattr(wanted, f"{name}_scale") > 0 and not _window(name, wanted, sigmas)]
+
+
+def _window(name: str, wanted: Guidance, sigmas: Tensor) -> frozenset[int]:
+    return guided_steps(
+        sigmas,
+        WINDOWS[name],
+        start_step=wanted.start_step,
+        end_step=wanted.end_step,
+        last_steps=wanted.last_steps,
+        every=wanted.every,
+    )
