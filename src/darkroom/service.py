@@ -173,6 +173,8 @@ class Service:
             artifacts += await asyncio.gather(*map(asyncio.wrap_future, encoding))
             await feed.close()
         finally:
+            for waiting in encoding:
+                waiting.cancel()  # of a job that has failed or was cancelled; the others are done
             await feed.abandon()
         ticket.gpu_seconds = outcome.seconds
         ticket.cold = desk.cold or self._jobs_run == 0

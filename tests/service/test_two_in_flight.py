@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from darkroom.artifacts import Artifact
 from darkroom.edge import Edge
+from darkroom.service import IO_THREADS
 from darkroom.storage import FolderStore
 from darkroom.workers import Progress, Recipe, Unencoded, Work
 from tests.service.conftest import MakeService, edit_job, stored
@@ -133,6 +135,29 @@ async def test_a_file_that_does_not_encode_fails_its_job_and_no_other(
     assert (bad["code"], bad["retryable"]) == ("INTERNAL", True)
     assert "path" not in bad["error"]
     assert good["images"]
+
+
+async def test_a_failed_job_leaves_no_pictures_to_encode(make_service: MakeService, recipes: dict[str, Recipe]) -> None:
+    """They would hold up the other job's and keep their pixels in memory."""
+    encoded, release = list[int](), threading.Event()
+
+    def encode(number: int) -> Artifact:
+        release.wait(60)
+        encoded.append(number)
+        return Artifact(f"image_{number:04d}.png", "image/png", b"picture", {"seed": 0})
+
+    def run(job: Any, desk: Any) -> Work:
+        for number in range(4 * IO_THREADS):
+            yield Unencoded(partial(encode, number))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    service = make_service()
+    recipes |= {"bad": Recipe(run), "good": working(0.1)}
+    bad = await service.handle(edit_job("bad", prompt="bad"))
+    release.set()
+    assert bad["code"] == "OUT_OF_MEMORY"
+    assert (await service.handle(edit_job("good", prompt="good")))["images"]
+    assert len(encoded) <= IO_THREADS
 
 
 async def test_a_job_cancelled_while_it_waits_leaves_at_once_and_never_starts(
