@@ -222,3 +222,4 @@ def test_training_goes_on_from_a_finished_family(tmp_path: Path) -> None:
     assert not torch.equal(old.transformer.img_in.weight, new.transformer.img_in.weight)
     exported = QwenImageEditPlusPipeline.from_pretrained(export(tmp_path / "work"))
     assert torch.equal(exported.transformer.img_in.weight, new.transformer.img_in.weight)
+    assert not [path for path in further.rglob("*.json") if str(tmp_path) in path.read_text()]

@@ -35,6 +35,9 @@ PATCH_PIXELS = 16
 # Files stay under 15 MB each, so that they sit in a repository.
 MAX_SHARD_SIZE = "14MB"
 
+# What the libraries note down about a part's last loading.
+_ORIGIN = frozenset({"_name_or_path", "is_local", "local_files_only"})
+
 # Qwen2.5-VL's own, without its tools, dates and video.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -153,6 +156,16 @@ def save(pipeline: QwenImageEditPlusPipeline, folder: Path) -> None:
     )
     half.save_pretrained(folder, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)
     _declare_float32(folder / "text_encoder" / "config.json")
+    for config in folder.rglob("*.json"):
+        _forget_origin(config)
+
+
+def _forget_origin(config: Path) -> None:
+    """Where a part was loaded from is of no use elsewhere, and nobody's business."""
+    values = json.loads(config.read_text())
+    kept = {name: value for name, value in values.items() if name not in _ORIGIN}
+    if kept != values:
+        config.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
 
 
 def _declare_float32(config: Path) -> None:

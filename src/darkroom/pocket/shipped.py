@@ -13,7 +13,20 @@ WEIGHTS = Path(__file__).parent / "weights"
 EDIT = WEIGHTS / "edit"
 
 # The kinds of edit (darkroom.pocket.world.edits.KINDS) that the shipped weights have been taught.
-TAUGHT = ("recolour", "background", "remove", "black and white", "sepia", "brighter", "darker", "inverted")
+TAUGHT = (
+    "recolour",
+    "background",
+    "remove",
+    "bigger",
+    "smaller",
+    "move",
+    "follow",
+    "black and white",
+    "sepia",
+    "brighter",
+    "darker",
+    "inverted",
+)
 
 
 def verify(folder: Path = EDIT) -> None:
