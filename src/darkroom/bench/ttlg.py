@@ -56,7 +56,7 @@ class Ours:
     edge_scale: float = 1.0
     gram_scale: float = 0.2
     temporal_scale: float = 0.5
-    lr: float = 0.05
+    lr: float = 0.03
     iterations: int = 2
     window: str = "default"
     through: Through = "vae"
@@ -96,7 +96,8 @@ def variants(quick: bool) -> tuple[Variant, ...]:
         Variant("all", ours),
     ]
     knobs: dict[str, tuple[Any, ...]] = {
-        "lr": (0.02, 0.05, 0.1),
+        "lr": (0.015, 0.03, 0.06),
+        "temporal_scale": (0.25, 0.5, 1.0),
         "window": tuple(WINDOWINGS),
         "iterations": (1, 2, 4),
         "through": ("vae", "transformer"),
@@ -295,7 +296,8 @@ def _plain(step: GuidedStep) -> dict[str, Any]:
 
 
 def _name(ours: Ours) -> str:
-    return f"lr {ours.lr:g}, {ours.window}, ×{ours.iterations}, {ours.through}"
+    temporal = "" if ours.temporal_scale == Ours.temporal_scale else f", temporal {ours.temporal_scale:g}"
+    return f"lr {ours.lr:g}, {ours.window}, ×{ours.iterations}, {ours.through}{temporal}"
 
 
 def _weights(editor: Editor) -> str:

@@ -32,7 +32,7 @@ class Guidance(BaseModel):
     edge_scale: Scale = 0.0
     gram_scale: Scale = 0.0
     temporal_scale: Scale = 0.0
-    lr: Annotated[float, Field(gt=0.0, le=10.0)] = 0.05
+    lr: Annotated[float, Field(gt=0.0, le=10.0)] = 0.03
     every: Annotated[int, Field(ge=1)] = 1
     start_step: Step | None = None
     end_step: Step | None = None
