@@ -12,13 +12,12 @@ from darkroom.pocket.world.vocabulary import words
 WEIGHTS = Path(__file__).parent / "weights"
 EDIT = WEIGHTS / "edit"
 
-# The kinds of edit (darkroom.pocket.world.edits.KINDS) that the shipped weights have been taught.
+# The kinds of edit (darkroom.pocket.world.edits.KINDS) that the shipped weights can be asked for. They have met bigger,
+# smaller, turn and add too, and make smudges of them.
 TAUGHT = (
     "recolour",
     "background",
     "remove",
-    "bigger",
-    "smaller",
     "move",
     "follow",
     "black and white",
