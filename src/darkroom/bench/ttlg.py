@@ -84,7 +84,9 @@ class Plan:
 
 
 def variants(quick: bool) -> tuple[Variant, ...]:
-    """The comparison, then the ablation around our defaults: one knob at a time when quick, else all combinations."""
+    """The comparison, then the ablation around our defaults: one knob at a time, and unless quick every combination
+    of lr, window, iterations and through.
+    """
     ours = Ours()
     silent = replace(ours, edge_scale=0.0, gram_scale=0.0, temporal_scale=0.0)
     compared = [
@@ -104,7 +106,7 @@ def variants(quick: bool) -> tuple[Variant, ...]:
     }
     settings = [replace(ours, **{knob: value}) for knob, values in knobs.items() for value in values]
     if not quick:
-        settings = [
+        settings += [
             Ours(lr=lr, window=window, iterations=count, through=through)
             for lr in knobs["lr"]
             for window in knobs["window"]
