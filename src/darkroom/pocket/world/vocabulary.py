@@ -4,12 +4,12 @@ import re
 from collections.abc import Collection
 
 from darkroom.pocket.world.colours import NAMES
-from darkroom.pocket.world.phrases import PHRASES
+from darkroom.pocket.world.phrases import DIRECTIONS, PHRASES
 from darkroom.pocket.world.shapes import SHAPES
 
 
 def words(kinds: Collection[str]) -> list[str]:
-    """Every word of the phrasings of `kinds`, with the names of shapes and colours; sorted, lower case."""
+    """Every word of the phrasings of `kinds`, with the names of shapes, colours and directions; sorted, lower case."""
     said = " ".join(phrase for kind in kinds for phrase in PHRASES[kind])
     plain = re.sub(r"\{\w+\}", " ", said)
-    return sorted({*re.findall(r"[a-z]+", plain.lower()), *NAMES, *SHAPES})
+    return sorted({*re.findall(r"[a-z]+", plain.lower()), *NAMES, *SHAPES, *(DIRECTIONS if "{direction}" in said else ())})
