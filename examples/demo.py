@@ -34,7 +34,7 @@ class Show:
 
 SHOWS = (
     Show(ROOT / "examples" / "photo.jpg", "make it black and white"),
-    Show(ROOT / "examples" / "scene.png", "invert the colors"),
+    Show(ROOT / "examples" / "scene.png", "remove the ring"),
 )
 
 
