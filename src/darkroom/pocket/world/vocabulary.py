@@ -12,4 +12,5 @@ def words(kinds: Collection[str]) -> list[str]:
     """Every word of the phrasings of `kinds`, with the names of shapes, colours and directions; sorted, lower case."""
     said = " ".join(phrase for kind in kinds for phrase in PHRASES[kind])
     plain = re.sub(r"\{\w+\}", " ", said)
-    return sorted({*re.findall(r"[a-z]+", plain.lower()), *NAMES, *SHAPES, *(DIRECTIONS if "{direction}" in said else ())})
+    ways = DIRECTIONS if "{direction}" in said else ()
+    return sorted({*re.findall(r"[a-z]+", plain.lower()), *NAMES, *SHAPES, *ways})
