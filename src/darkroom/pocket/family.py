@@ -121,14 +121,14 @@ def make_transformer() -> QwenImageTransformer2DModel:
 
 def make_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
     """Qwen2.5-VL with two text layers and a two-layer vision tower whose merged cells are 32 × 32 pixels."""
-    tokens = {name: _token_id(tokenizer, f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start")}
+    tokens = {name: token_id(tokenizer, f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start")}
     config = Qwen2_5_VLConfig(
         text_config=_text_config(tokenizer),
         vision_config=_vision_config(),
         image_token_id=tokens["image_pad"],
         video_token_id=tokens["video_pad"],
         vision_start_token_id=tokens["vision_start"],
-        vision_end_token_id=_token_id(tokenizer, "<|vision_end|>"),
+        vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
         tie_word_embeddings=True,
     )
     model = Qwen2_5_VLForConditionalGeneration(config)
@@ -155,7 +155,7 @@ def save(pipeline: QwenImageEditPlusPipeline, folder: Path) -> None:
         **{name: copy.deepcopy(getattr(pipeline, name)).half() for name in ("vae", "text_encoder", "transformer")}
     )
     half.save_pretrained(folder, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)
-    _declare_float32(folder / "text_encoder" / "config.json")
+    declare_float32(folder / "text_encoder" / "config.json")
     for config in folder.rglob("*.json"):
         _forget_origin(config)
 
@@ -168,7 +168,7 @@ def _forget_origin(config: Path) -> None:
         config.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
 
 
-def _declare_float32(config: Path) -> None:
+def declare_float32(config: Path) -> None:
     """transformers loads what the config declares, and would compute in float16 on the CPU."""
     values = json.loads(config.read_text())
     for part in (values, *(part for part in values.values() if isinstance(part, dict))):
@@ -188,9 +188,9 @@ def _text_config(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
         "max_position_embeddings": 4096,
         # One part in four for time, three in eight for each axis, as the real [16, 24, 24] of 64.
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-        "bos_token_id": _token_id(tokenizer, "<|endoftext|>"),
-        "eos_token_id": _token_id(tokenizer, "<|im_end|>"),
-        "pad_token_id": _token_id(tokenizer, "<|endoftext|>"),
+        "bos_token_id": token_id(tokenizer, "<|endoftext|>"),
+        "eos_token_id": token_id(tokenizer, "<|im_end|>"),
+        "pad_token_id": token_id(tokenizer, "<|endoftext|>"),
     }
 
 
@@ -209,7 +209,7 @@ def _vision_config() -> dict[str, Any]:
     }
 
 
-def _token_id(tokenizer: Qwen2Tokenizer, token: str) -> int:
+def token_id(tokenizer: Qwen2Tokenizer, token: str) -> int:
     number = tokenizer.convert_tokens_to_ids(token)
     assert isinstance(number, int)
     return number
