@@ -40,3 +40,11 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from darkroom.pocket.family import build
 
     return build(tmp_path_factory.mktemp("family") / "edit", seed=0)
+
+
+@pytest.fixture(scope="session")
+def vision_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pocket Qwen3-VL with seeded random weights."""
+    from darkroom.pocket.qwen3vl import build
+
+    return build(tmp_path_factory.mktemp("vision") / "qwen3vl", seed=0)

@@ -26,6 +26,7 @@ LEAST = 1e-12
 REPEATED = {
     "transformer": re.compile(r"transformer_blocks\.\d+\.(attn|img_mlp|txt_mlp)\..*weight"),
     "text_encoder": re.compile(r"model\.(language_model\.layers|visual\.blocks)\.\d+\..*weight"),
+    "vision": re.compile(r"(language_model\.layers|visual\.blocks)\.\d+\..*weight"),
 }
 """Names of the weights that may be quantised, where they are matrices of a Linear."""
 
@@ -139,13 +140,14 @@ class Nf4(Scheme):
         return -(-rows * columns // 2) + blocks + 4 * -(-blocks // 256) + 4 * (16 + 256) + 170
 
 
+WIDENED = RowScaledFp8(products=False)
 SCHEMES: Mapping[Precision, Mapping[str, Scheme]] = {
     "float32": {},
     "bf16": {},
-    "fp8": {"transformer": RowScaledFp8(products=True), "text_encoder": RowScaledFp8(products=False)},
-    "fp8_storage": {"transformer": RowScaledFp8(products=False), "text_encoder": RowScaledFp8(products=False)},
+    "fp8": {"transformer": RowScaledFp8(products=True), "text_encoder": WIDENED, "vision": WIDENED},
+    "fp8_storage": {"transformer": WIDENED, "text_encoder": WIDENED, "vision": WIDENED},
     "int8": {"transformer": RowScaledInt8()},
-    "int4": {"transformer": Nf4(), "text_encoder": RowScaledFp8(products=False)},
+    "int4": {"transformer": Nf4(), "text_encoder": WIDENED, "vision": WIDENED},
 }
 """Per precision: the scheme of each part; parts without one keep the compute type."""
 
