@@ -45,7 +45,7 @@ def train(
 
     recipe = training.Recipe()
     flow = replace(recipe.flow, steps=steps or recipe.flow.steps)
-    recipe = replace(recipe, shards=shards or recipe.shards, flow=flow)
+    recipe = training.with_shards(replace(recipe, flow=flow), shards)
     with told():
         family = training.export(work) if export else training.train(work, recipe, typer.echo, threads)
         if install:

@@ -11,7 +11,7 @@ from darkroom.models.single_frame import absorb, single_frame
 from darkroom.pocket.family import assemble
 from darkroom.pocket.stages.lean_transformer import prepare, restore, rotary, velocity
 from darkroom.pocket.stages.pairs import encode, pack, prompt_ids
-from darkroom.pocket.stages.prompts import PREFIX_LENGTH, embed, positions
+from darkroom.pocket.stages.prompts import EDIT_PREFIX_LENGTH, embed, positions
 from darkroom.pocket.stages.sight_stage import see
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX
@@ -81,7 +81,7 @@ def test_prompts_in_training_equal_the_whole_encoder_with_three_dimensional_posi
     prompt = f"{EDIT_PREFIX}{places_of}{instruction}{EDIT_SUFFIX}"
     inputs = family.processor(text=[prompt], images=bytes_, return_tensors="pt")
     assert inputs["input_ids"][0].tolist() == ids.tolist()
-    theirs = family.text_encoder(**inputs, output_hidden_states=True).hidden_states[-1][:, PREFIX_LENGTH:]
+    theirs = family.text_encoder(**inputs, output_hidden_states=True).hidden_states[-1][:, EDIT_PREFIX_LENGTH:]
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     time, row, column = places[:, 0, (ids == family.text_encoder.config.image_token_id)]
     first = (height // 32) * (width // 32)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from darkroom.pocket.judging.rules import is_right
-from darkroom.pocket.world.colours import NAMES
-from darkroom.pocket.world.edits import draw_edit, reverse
+from darkroom.pocket.world.colours import NAMES, rgb
+from darkroom.pocket.world.edits import Edit, draw_edit, reverse
+from darkroom.pocket.world.grounds import flat
 from darkroom.pocket.world.marks import SIGHT_SCALE
 from darkroom.pocket.world.phrases import DIRECTIONS
+from darkroom.pocket.world.scenes import Scene
 
-MARKED = ("dot", "label", "arrow")
+MARKED = ("dot", "label", "arrow", "dot background", "dot move")
 
 
 @pytest.mark.parametrize("kind", MARKED)
@@ -40,15 +42,36 @@ def test_neither_words_nor_the_source_say_what_the_mark_says(kind: str) -> None:
 def test_a_guess_against_the_mark_is_wrong(kind: str) -> None:
     for case in range(6):
         edit = draw_edit(np.random.default_rng((3, case)), kind)
-        assert edit.before is not None
-        assert edit.after is not None
-        assert edit.scene is not None
-        # The scene of the target without the shape, then the shape as another guess would have it.
-        rest = edit.scene.swap(edit.after, None)
-        if kind == "arrow":
-            x, y = 2 * edit.before.x - edit.after.x, 2 * edit.before.y - edit.after.y
-            guess = replace(edit.after, x=x, y=y)
-        else:
-            guess = replace(edit.after, colour=next(n for n in NAMES if n not in (edit.colour, edit.before.colour)))
         assert is_right(edit, edit.target)
-        assert not is_right(edit, rest.swap(edit.before, guess).render())
+        assert not is_right(edit, _against(edit).render())
+
+
+def _against(edit: Edit) -> Scene:
+    """The target as another guess would have it."""
+    assert edit.scene is not None
+    other = next(n for n in NAMES if n not in (edit.colour, edit.before.colour if edit.before else None))
+    if edit.kind == "dot background":
+        return replace(edit.scene, ground=flat(rgb(other), edit.scene.width, edit.scene.height))
+    assert edit.before is not None
+    assert edit.after is not None
+    if edit.kind in ("arrow", "dot move"):
+        x, y = 2 * edit.before.x - edit.after.x, 2 * edit.before.y - edit.after.y
+        return edit.scene.swap(edit.after, replace(edit.after, x=x, y=y))
+    return edit.scene.swap(edit.after, replace(edit.after, colour=other))
+
+
+@pytest.mark.parametrize("kind", ["dot", "dot background", "dot move"])
+def test_a_large_dot_stands_where_the_small_one_does(kind: str) -> None:
+    for case in range(6):
+        edit = draw_edit(np.random.default_rng((4, case)), kind)
+        assert edit.sight is not None
+        assert edit.sight_large is not None
+        small, large = (
+            np.abs(cv2.resize(picture, (128, 128), interpolation=cv2.INTER_AREA) - edit.source).max(axis=-1) > 0.25
+            for picture in (edit.sight, edit.sight_large)
+        )
+        assert 100 < large.sum() < 200
+        assert small.sum() < 25
+        assert (small & large).sum() >= 3
+        # Edges of shapes differ a little where they were drawn at another size.
+        assert (small & ~large).sum() <= 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,19 @@ from diffusers import QwenImageEditPlusPipeline
 
 from darkroom.pocket.family import assemble, build
 from darkroom.pocket.stages.averaging import Average
-from darkroom.pocket.stages.flow_stage import FlowRecipe, Pointer, noise_levels, train_flow
+from darkroom.pocket.stages.drawing import draw_set
+from darkroom.pocket.stages.flow_stage import FlowRecipe, Namer, Pointer, naming_loss, noise_levels, train_flow
 from darkroom.pocket.stages.free_cores import FreeCores
 from darkroom.pocket.stages.muon import orthogonal
-from darkroom.pocket.stages.pairs import Pairs, balanced, load_or_make, load_or_make_follows, prompt_ids
+from darkroom.pocket.stages.pairs import UNKNOWN, Pairs, balanced, encode_all, load_or_make, named_cells, prompt_ids
 from darkroom.pocket.stages.schedule import trapezoid, warm_then_linear
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
+from darkroom.pocket.stages.truth import NO_SHAPE
 from darkroom.pocket.stages.vae_stage import VaeRecipe, train_vae
 from darkroom.pocket.tokens import train_tokenizer
 from darkroom.pocket.train import Recipe, export, train
+from darkroom.pocket.world.shapes import SHAPES
 
 VAE = VaeRecipe(steps=10, batch=4, crop=32, pool=2, photos=0.0, compiled=False)
 FLOW = FlowRecipe(steps=4, batch=8, warmup=2, compiled=False)
@@ -47,6 +51,7 @@ def pairs() -> Pairs:
         target=-source,
         changed=torch.ones(16, 64),
         seen=torch.randn(16, 16, 128, generator=generator).half(),
+        named=torch.full((16, 64), UNKNOWN, dtype=torch.int8),
         prompts=[prompt] * 16,
         kinds=["inverted"] * 16,
     )
@@ -106,16 +111,19 @@ def test_flow_takes_batches_of_several_sizes_and_numbers_of_references(tmp_path:
         target=torch.randn(16, 60, 64).half(),
         changed=torch.ones(16, 60),
         seen=torch.randn(16, 3 * 15, 128).half(),
+        named=torch.full((16, 3 * 60), UNKNOWN, dtype=torch.int8),
         prompts=[prompt_ids(pipeline.tokenizer, "follow the edges", [(3, 5)] * 3)] * 16,
         kinds=["follow"] * 16,
         grid=(6, 10),
     )
     assert wide.references == 3
-    sets, drawn = [pairs, wide], pipeline.tokenizer
+    words = encode_all(pipeline, draw_set("captions", 1, 16))
+    assert (words.references, words.source.shape, words.seen.shape) == (0, (16, 0, 64), (16, 0, 128))
+    sets, drawn = [pairs, wide, words], pipeline.tokenizer
     losses = train_flow(
-        pipeline.transformer, pipeline.text_encoder, sets, drawn, FLOW, tmp_path / "f.pt", quiet, until_step=3
+        pipeline.transformer, pipeline.text_encoder, sets, drawn, FLOW, tmp_path / "f.pt", quiet, until_step=4
     )
-    assert len(losses) == 3
+    assert len(losses) == 4
 
 
 def test_the_pointer_learns_which_cells_change() -> None:
@@ -134,16 +142,45 @@ def test_the_pointer_learns_which_cells_change() -> None:
     assert ((pointed > 0).float() == changed[:, None]).float().mean() > 0.95
 
 
-def test_shards_are_made_once(tmp_path: Path) -> None:
+def test_the_namer_learns_what_cells_show_and_asks_nothing_of_unknown_ones() -> None:
+    torch.manual_seed(0)
+    named = torch.randint(0, NO_SHAPE + 1, (8, 64))
+    cells = torch.nn.functional.one_hot(named, 16).float()
+    namer = Namer(16)
+    optimizer = torch.optim.Adam(namer.parameters(), lr=0.1)
+    for _ in range(60):
+        loss = naming_loss(namer(cells), named)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (namer(cells).argmax(dim=-1) == named).float().mean() > 0.95
+    assert naming_loss(namer(cells), torch.full_like(named, UNKNOWN)) == 0
+
+
+def test_cells_are_named_after_the_source_also_on_the_way_back() -> None:
+    for name in ("pairs", "dots", "wide"):
+        for example in draw_set(name, 3, 12):
+            named = named_cells(example)
+            rows, columns = (side // 16 for side in example.target.shape[:2])
+            assert named.shape == (len(example.sources) * rows * columns,)
+            if example.items is None:
+                assert (named == UNKNOWN).all()
+                continue
+            # The shape that the instruction names stands in the source.
+            asked = [shape for shape in SHAPES if f"the {shape}" in example.instruction.lower()]
+            assert {SHAPES[number] for number in named.tolist() if number < NO_SHAPE} >= set(asked)
+
+
+@pytest.mark.parametrize("name", ["pairs", "follows", "captions"])
+def test_shards_are_made_once(tmp_path: Path, name: str) -> None:
     pipeline = family()
-    made = load_or_make(tmp_path, pipeline, seed=1, edits=4)
-    again = load_or_make(tmp_path, pipeline, seed=1, edits=4)
+    made = load_or_make(tmp_path / "shard.pt", pipeline, partial(draw_set, name, 1, 3))
+    again = load_or_make(tmp_path / "shard.pt", pipeline, partial(draw_set, name, 2, 3))
     assert torch.equal(made.source, again.source)
+    assert torch.equal(made.target, again.target)
     assert made.prompts == again.prompts
-    assert len(made) > 4  # the edits that undo are there
-    follows = load_or_make_follows(tmp_path, pipeline, seed=1, edits=2)
-    assert (follows.references, follows.grid, len(follows)) == (3, (8, 8), 2)
-    assert torch.equal(follows.target, load_or_make_follows(tmp_path, pipeline, seed=1, edits=2).target)
+    assert len(made) > 3 if name == "pairs" else len(made) == 3  # the edits that undo are there
+    assert (made.references, made.grid) == ({"pairs": 1, "follows": 3, "captions": 0}[name], (8, 8))
 
 
 def test_noise_levels_visit_every_part_of_the_schedule_and_half_are_blind() -> None:
@@ -210,11 +247,8 @@ def test_training_goes_on_from_a_finished_family(tmp_path: Path) -> None:
     begun = build(tmp_path / "begun", seed=5)
     recipe = Recipe(
         flow=replace(FLOW, steps=1, batch=2),
-        shards=1,
-        edits_per_shard=4,
+        shards={"pairs": (1, 4), "follows": (1, 2), "captions": (1, 2)},
         times={},
-        follow_shards=1,
-        follows_per_shard=2,
     )
     further = train(tmp_path / "work", recipe, quiet, threads=torch.get_num_threads(), begin_with=begun)
     old, new = (QwenImageEditPlusPipeline.from_pretrained(folder) for folder in (begun, further))

@@ -120,7 +120,7 @@ def make_transformer() -> QwenImageTransformer2DModel:
 
 
 def make_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
-    """Qwen2.5-VL with two text layers and a two-layer vision tower whose merged cells are 32 × 32 pixels."""
+    """Qwen2.5-VL with two text layers and a four-layer vision tower whose merged cells are 32 × 32 pixels."""
     tokens = {name: token_id(tokenizer, f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start")}
     config = Qwen2_5_VLConfig(
         text_config=_text_config(tokenizer),
@@ -196,7 +196,7 @@ def _text_config(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
 
 def _vision_config() -> dict[str, Any]:
     return {
-        "depth": 2,
+        "depth": 4,
         "hidden_size": 64,
         "intermediate_size": 160,
         "num_heads": 4,
@@ -204,7 +204,7 @@ def _vision_config() -> dict[str, Any]:
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
         "window_size": 4 * PATCH_PIXELS,
-        "fullatt_block_indexes": [1],
+        "fullatt_block_indexes": [1, 3],
         "out_hidden_size": TEXT_WIDTH,
     }
 

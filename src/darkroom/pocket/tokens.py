@@ -39,8 +39,8 @@ EDIT_PREFIX = (
 )
 EDIT_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 
-# The text-to-image template of QwenImagePipeline: its words belong to the vocabulary too.
-_IMAGE_TEMPLATE = (
+# The prompt of QwenImagePipeline, text to image, up to the user's part: 34 tokens, as with Qwen's own vocabulary.
+IMAGE_PREFIX = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
     "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n"
 )
@@ -104,7 +104,7 @@ def train_tokenizer() -> Qwen2Tokenizer:
 
 def _corpus() -> list[str]:
     """Every word alone and after a space, and the templates without their special tokens."""
-    templates = EDIT_PREFIX + EDIT_SUFFIX + _IMAGE_TEMPLATE + "Picture 1: Picture 2: Picture 3: "
+    templates = EDIT_PREFIX + EDIT_SUFFIX + IMAGE_PREFIX + "Picture 1: Picture 2: Picture 3: "
     for token in SPECIAL_TOKENS:
         templates = templates.replace(token, "\0")
     words = [form for word in _WORDS for form in (word, " " + word)]

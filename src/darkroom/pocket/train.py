@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from diffusers import QwenImageEditPlusPipeline
 
 from darkroom.pocket.family import assemble, save
-from darkroom.pocket.shipped import EDIT, TAUGHT, install
+from darkroom.pocket.shipped import EDIT, install
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
+from darkroom.pocket.stages.drawing import draw_set
 from darkroom.pocket.stages.flow_stage import FlowRecipe, train_flow
-from darkroom.pocket.stages.pairs import Pairs, balanced, join, load_or_make, load_or_make_follows
+from darkroom.pocket.stages.pairs import Pairs, balanced, join, load_or_make
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.vae_stage import VaeRecipe, polish_decoder, train_vae
@@ -35,22 +37,20 @@ class Recipe:
     )
     sight: SightRecipe = field(default_factory=lambda: SightRecipe(steps=600))
     flow: FlowRecipe = field(default_factory=FlowRecipe)
-    shards: int = 6
-    edits_per_shard: int = 2500
-    # Frames of clips, from edges, initial and previous frame: shards, examples in each, how often each is shown.
-    follow_shards: int = 3
-    follows_per_shard: int = 1500
-    follow_times: int = 4
-    # Kinds that the family is not taught yet. They change forms and places, and need many more samples than one CPU
-    # makes in an hour; few kinds taught well serve better than many smeared.
-    # Which shape is meant is the hardest part of those that remain: they come more often.
-    times: Mapping[str, int] = field(
+    # Of each of drawing.SETS: how many shards, and the draws in each.
+    shards: Mapping[str, tuple[int, int]] = field(
         default_factory=lambda: {
-            **{kind: 0 for kind in KINDS if kind not in TAUGHT},
-            "recolour": 4,
-            "background": 2,
+            "pairs": (14, 2500),
+            "follows": (3, 1500),
+            "dots": (3, 2000),
+            "portraits": (2, 2000),
+            "captions": (4, 2500),
+            "wide": (2, 1000),
+            "tall": (2, 1000),
         }
     )
+    # How often each example of a kind is shown, where that is not once; 0 leaves a kind out.
+    times: Mapping[str, int] = field(default_factory=lambda: {"follow": 4, "portrait": 2})
     seed: int = 0
 
 
@@ -73,9 +73,7 @@ def train(work: Path, recipe: Recipe, report: Report = print, threads: int = 0, 
         _vae(pipeline, work, recipe, report)
         _sight(pipeline, work, recipe, report)
         start_transformer(pipeline.transformer)
-    sets = [_pairs(pipeline, work, recipe, report)]
-    if recipe.follow_shards:
-        sets.append(_follows(pipeline, work, recipe, report))
+    sets = [_pairs(pipeline, name, work, recipe, report) for name in recipe.shards]
     train_flow(
         pipeline.transformer,
         pipeline.text_encoder,
@@ -141,20 +139,14 @@ def _sight(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, repo
     pipeline.text_encoder.load_state_dict(_needed(path))
 
 
-def _pairs(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, report: Report) -> Pairs:
+def _pairs(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe: Recipe, report: Report) -> Pairs:
+    count, draws = recipe.shards[name]
     shards = []
-    for number in range(recipe.shards):
-        shards.append(load_or_make(work, pipeline, recipe.seed + number, recipe.edits_per_shard))
-        report(f"pairs: shard {number + 1} of {recipe.shards}, {len(shards[-1])} edits")
+    for number in range(recipe.seed, recipe.seed + count):
+        draw = partial(draw_set, name, number, draws)
+        shards.append(load_or_make(work / f"{name}_{number}_{draws}.pt", pipeline, draw))
+        report(f"{name}: shard {len(shards)} of {count}, {len(shards[-1])} examples")
     return balanced(join(shards), recipe.times)
-
-
-def _follows(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, report: Report) -> Pairs:
-    shards = []
-    for number in range(recipe.follow_shards):
-        shards.append(load_or_make_follows(work, pipeline, recipe.seed + number, recipe.follows_per_shard))
-        report(f"follows: shard {number + 1} of {recipe.follow_shards}, {len(shards[-1])} frames")
-    return balanced(join(shards), {"follow": recipe.follow_times})
 
 
 def _needed(path: Path) -> dict[str, Any]:
@@ -164,12 +156,19 @@ def _needed(path: Path) -> dict[str, Any]:
     return state
 
 
+def with_shards(recipe: Recipe, shards: int | None) -> Recipe:
+    """`recipe` with so many shards of edits on one square picture; None leaves it as it is."""
+    if shards is None:
+        return recipe
+    return replace(recipe, shards={**recipe.shards, "pairs": (shards, recipe.shards["pairs"][1])})
+
+
 def main() -> None:
     """`python -m darkroom.pocket.train`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("training"))
     parser.add_argument("--steps", type=int, default=FlowRecipe.steps, help="steps of the flow stage")
-    parser.add_argument("--shards", type=int, default=Recipe.shards)
+    parser.add_argument("--shards", type=int, help="shards of the edits on one square picture")
     parser.add_argument("--begin-with", type=Path, help="a family whose training goes on, such as the shipped one")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, help="what to teach; by default what the recipe does")
     parser.add_argument("--threads", type=int, default=0, help="0: what other processes leave free")
@@ -177,7 +176,9 @@ def main() -> None:
     parser.add_argument("--export", action="store_true", help="only write what the checkpoints hold")
     parser.add_argument("--install", action="store_true", help="put the result in the place of the shipped weights")
     options = parser.parse_args()
-    recipe = Recipe(flow=replace(FlowRecipe(), steps=options.steps, compiled=options.compile), shards=options.shards)
+    recipe = with_shards(
+        Recipe(flow=replace(FlowRecipe(), steps=options.steps, compiled=options.compile)), options.shards
+    )
     if options.kinds:
         recipe = replace(recipe, times={kind: int(kind in options.kinds) for kind in KINDS})
     if options.export:

@@ -35,7 +35,13 @@ UNDRAWN = 0.5
 # What may be left to move in a followed frame, as a share of what had to move.
 UNMOVED = 0.4
 # What a mark decided is right as if words had said it.
-JUDGED_AS = {"dot": "recolour", "label": "recolour", "arrow": "move"}
+JUDGED_AS = {
+    "dot": "recolour",
+    "label": "recolour",
+    "arrow": "move",
+    "dot background": "background",
+    "dot move": "move",
+}
 
 
 def is_right(edit: Edit, result: Pixels) -> bool:
@@ -68,7 +74,7 @@ def leak(edit: Edit, result: Pixels) -> float:
     0 for kinds that are judged otherwise: an added shape may stand anywhere free, and all that a new background
     leaves alone are the shapes, whose colours and forms `_others_kept` looks at one by one.
     """
-    if edit.kind in ("add", "background"):
+    if JUDGED_AS.get(edit.kind, edit.kind) in ("add", "background"):
         return 0.0
     return float(np.abs(result - edit.source)[~edit.mask].mean())
 

@@ -18,12 +18,17 @@ from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.free_cores import FreeCores
 from darkroom.pocket.stages.lean_transformer import Rotary, prepare, restore, rotary, velocity
 from darkroom.pocket.stages.muon import Muon
-from darkroom.pocket.stages.pairs import Pairs, prompt_ids
+from darkroom.pocket.stages.pairs import UNKNOWN, Pairs, prompt_ids
 from darkroom.pocket.stages.prompts import embed, positions
 from darkroom.pocket.stages.schedule import trapezoid
+from darkroom.pocket.stages.truth import NO_SHAPE
 
 Report = Callable[[str], None]
-Velocity = Callable[[QwenImageTransformer2DModel, Tensor, Tensor, Tensor, Tensor, Rotary], tuple[Tensor, Tensor]]
+Velocity = Callable[[QwenImageTransformer2DModel, Tensor, Tensor, Tensor, Tensor, Rotary], tuple[Tensor, list[Tensor]]]
+
+# After which block the cells must know what shape they show, and after which whether the edit changes them.
+_NAMED_AFTER = 2
+_POINTED_AFTER = 3
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,9 @@ class FlowRecipe:
     # Weight of the loss of the pointer: halfway through the blocks each cell must know whether the edit changes it.
     # The velocity's own loss hardly says which shape the words mean; this one says nothing else.
     pointing: float = 0.15
+    # Weight of the loss of naming: early in the blocks each cell of a reference must know which shape it shows. Without
+    # it the blocks hardly learn to tell shapes apart, and words find the wrong one.
+    naming: float = 0.15
     average: float = 0.999
     seed: int = 0
     compiled: bool = True
@@ -96,6 +104,22 @@ class Pointer(nn.Module):
         return torch.stack(logits, dim=1)
 
 
+class Namer(nn.Module):
+    """Reads off a reference cell's hidden state which shape it shows; teaches, and is thrown away."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.reading = nn.Linear(width, NO_SHAPE + 1)
+        nn.init.zeros_(self.reading.weight)
+        nn.init.zeros_(self.reading.bias)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Logits [B, M, shapes + 1] from hidden states [B, M, width]."""
+        logits: Tensor = self.reading(self.norm(cells.float()))
+        return logits
+
+
 class Learner:
     """What a step needs: the two models, their optimizers and the moving average of their weights."""
 
@@ -109,10 +133,12 @@ class Learner:
         text_encoder.requires_grad_(False)
         text_encoder.model.language_model.requires_grad_(True)
         self.pointer = Pointer(transformer.inner_dim)
+        self.namer = Namer(transformer.inner_dim)
         self.trained = {
             **{f"transformer.{name}": p for name, p in transformer.named_parameters()},
             **{f"text.{name}": p for name, p in text_encoder.model.language_model.named_parameters()},
             **{f"pointer.{name}": p for name, p in self.pointer.named_parameters()},
+            **{f"namer.{name}": p for name, p in self.namer.named_parameters()},
         }
         self.optimizers = _optimizers(self.trained, recipe)
         self.average = Average(self.trained, recipe.average)
@@ -198,15 +224,18 @@ def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
     with torch.autocast("cpu", torch.bfloat16):
         words = embed(learner.text_encoder, ids, pairs.seen[chosen].float(), places)
         turns = rotary(learner.transformer, [pairs.grid] * (1 + pairs.references), words.shape[1])
-        found, middle = learner.velocity(learner.transformer, mixed, reference, words, sigma, turns)
+        found, hidden = learner.velocity(learner.transformer, mixed, reference, words, sigma, turns)
     errors = (found.float() - (noise - target)).pow(2).mean(dim=-1)
     changed = pairs.changed[chosen]
     loss = _loss(errors, changed > 0, sigma, recipe)
-    told = ids[0].tolist() != lesson.blank
-    if told:
-        pointed = learner.pointer(middle, cells)
-        wanted = changed[:, None].expand_as(pointed)
-        loss = loss + recipe.pointing * functional.binary_cross_entropy_with_logits(pointed, wanted)
+    if pairs.references:
+        loss = loss + recipe.naming * naming_loss(
+            learner.namer(hidden[_NAMED_AFTER - 1][:, cells:]), pairs.named[chosen]
+        )
+        if ids[0].tolist() != lesson.blank:
+            pointed = learner.pointer(hidden[_POINTED_AFTER - 1], cells)
+            wanted = changed[:, None].expand_as(pointed)
+            loss = loss + recipe.pointing * functional.binary_cross_entropy_with_logits(pointed, wanted)
     loss.backward()
     factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
     for optimizer in learner.optimizers:
@@ -216,6 +245,13 @@ def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
         optimizer.zero_grad()
     learner.average.update(learner.trained, step)
     return float(loss.detach())
+
+
+def naming_loss(logits: Tensor, named: Tensor) -> Tensor:
+    """Half of it belongs to cells with a shape, half to those without, however many there are of either."""
+    losses = functional.cross_entropy(logits.mT, named.long(), ignore_index=UNKNOWN, reduction="none")
+    parts = ((named >= 0) & (named < NO_SHAPE), named == NO_SHAPE)
+    return sum(((losses * part).sum() / part.sum().clamp(min=1) for part in parts), torch.zeros(())) / 2
 
 
 def noise_levels(count: int, shift: float, blind_from: float, generator: torch.Generator) -> Tensor:

@@ -73,23 +73,22 @@ def rotary(model: QwenImageTransformer2DModel, grids: list[tuple[int, int]], wor
 
 def velocity(
     model: QwenImageTransformer2DModel, noisy: Tensor, reference: Tensor, words: Tensor, sigma: Tensor, turns: Rotary
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, list[Tensor]]:
     """[B, N, 64] for noisy cells [B, N, 64], reference cells [B, M, 64], words [B, L, width], sigma [B].
 
-    Beside it the cells' hidden states [B, N + M, width] in the middle of the blocks, for what training asks of them.
+    Beside it the cells' hidden states [B, N + M, width] after each block, for what training asks of them.
     `model` must have gone through `prepare` and have `zero_cond_t`.
     """
     batch, cells = noisy.shape[:2]
     image = model.img_in(torch.cat([noisy, reference], dim=1))
     text = model.txt_in(model.txt_norm(words))
     time = model.time_text_embed(torch.cat([sigma, torch.zeros_like(sigma)]), image)
-    middle = image
-    for number, block in enumerate(model.transformer_blocks, start=1):
+    hidden = []
+    for block in model.transformer_blocks:
         text, image = block(image, text, None, time, turns, None, cells)
-        if number == (len(model.transformer_blocks) + 1) // 2:
-            middle = image
+        hidden.append(image)
     out: Tensor = model.proj_out(model.norm_out(image[:, :cells], time[:batch]))
-    return out, middle
+    return out, hidden
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Edits made ready for training: latents, token ids and changed cells, rendered and encoded once, reused often."""
+"""Edits made ready for training: latents, token ids and what cells show, rendered and encoded once, reused often."""
 
 from __future__ import annotations
 
@@ -15,54 +15,30 @@ from transformers import Qwen2Tokenizer
 
 from darkroom.models.single_frame import single_frame
 from darkroom.pocket.stages.checkpoint import save_checkpoint
+from darkroom.pocket.stages.drawing import Example
 from darkroom.pocket.stages.sight_stage import see
-from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX
+from darkroom.pocket.stages.truth import shape_cells
+from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX, IMAGE_PREFIX
 from darkroom.pocket.world.colours import Pixels
-from darkroom.pocket.world.edits import Edit, draw_edit, reverse
-from darkroom.pocket.world.follow import draw_follow
 
-# How often each kind is drawn: the hard ones more often; undoing adds to bigger, smaller, remove, move, turn, recolour.
-WEIGHTS = {
-    "recolour": 3.0,
-    "background": 1.2,
-    "remove": 1.2,
-    "bigger": 0.8,
-    "smaller": 0.5,
-    "move": 1.4,
-    "turn": 1.4,
-    "add": 1.2,
-    "black and white": 0.5,
-    "sepia": 0.5,
-    "brighter": 0.5,
-    "darker": 0.5,
-    "inverted": 0.6,
-}
 # One cell of the transformer: 2 × 2 latents, 16 × 16 pixels.
 CELL = 16
 
 
-@dataclass(frozen=True)
-class Example:
-    """What training takes of an edit of any sort: pictures [H, W, 3] in [0, 1], `mask` [H, W] bool."""
-
-    kind: str
-    instruction: str
-    sources: tuple[Pixels, ...]
-    target: Pixels
-    mask: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
-
-    @classmethod
-    def of(cls, edit: Edit) -> Example:
-        return cls(edit.kind, edit.instruction, (edit.source,), edit.target, edit.mask)
+# A cell whose shape covers less of it need not name it.
+_LEAST_SHARE = 0.25
+# The label of cells that nobody knows to hold a shape or none.
+UNKNOWN = -1
 
 
 @dataclass
 class Pairs:
-    """N edits of one size, with R references each. `source`: [N, R · cells, 64] and `target`: [N, cells, 64],
-    normalised packed latents, float16.
+    """N edits of one size, with R references each, or pictures from words alone (R = 0).
 
+    `source`: [N, R · cells, 64] and `target`: [N, cells, 64], normalised packed latents, float16.
     `changed`: [N, cells], the share of each cell that the edit may change. `seen`: [N, R · cells / 4, width], float16,
-    the vision tower's tokens of the references. `prompts`: token ids of the whole edit prompt. `grid`: (rows, columns)
+    the vision tower's tokens of the references. `named`: [N, R · cells], int8, the shape that each cell of the
+    references shows, NO_SHAPE or UNKNOWN. `prompts`: token ids of the whole edit prompt. `grid`: (rows, columns)
     of cells of 16 × 16 pixels, the same for the target and every reference.
     """
 
@@ -70,6 +46,7 @@ class Pairs:
     target: Tensor
     changed: Tensor
     seen: Tensor
+    named: Tensor
     prompts: list[list[int]]
     kinds: list[str]
     grid: tuple[int, int] = (8, 8)
@@ -91,35 +68,25 @@ class Pairs:
 def prompt_ids(
     tokenizer: Qwen2Tokenizer, instruction: str, seen_grids: Sequence[tuple[int, int]] = ((4, 4),)
 ) -> list[int]:
-    """Token ids of the edit template around `instruction`, with the places of every picture filled in."""
+    """Token ids of the edit template around `instruction`, with the places of every picture filled in.
+
+    Without pictures those of the text-to-image template.
+    """
     pictures = "".join(
         f"Picture {number}: <|vision_start|>{'<|image_pad|>' * (rows * columns)}<|vision_end|>"
         for number, (rows, columns) in enumerate(seen_grids, start=1)
     )
-    ids: list[int] = tokenizer(f"{EDIT_PREFIX}{pictures}{instruction}{EDIT_SUFFIX}").input_ids
+    prefix = EDIT_PREFIX if seen_grids else IMAGE_PREFIX
+    ids: list[int] = tokenizer(f"{prefix}{pictures}{instruction}{EDIT_SUFFIX}").input_ids
     return ids
 
 
-def load_or_make(folder: Path, pipeline: QwenImageEditPlusPipeline, seed: int, edits: int) -> Pairs:
-    """One shard of pairs, from `folder` where it was made before; `pipeline` brings VAE, tokenizer and sight."""
-    return _kept(folder / f"pairs_{seed}_{edits}.pt", lambda: make_pairs(pipeline, seed, edits))
-
-
-def load_or_make_follows(folder: Path, pipeline: QwenImageEditPlusPipeline, seed: int, edits: int) -> Pairs:
-    """As `load_or_make`, of the edits that take an edge map, an initial and a previous frame."""
-    return _kept(folder / f"follows_{seed}_{edits}.pt", lambda: make_follows(pipeline, seed, edits))
-
-
-def make_pairs(pipeline: QwenImageEditPlusPipeline, seed: int, edits: int) -> Pairs:
-    """Draw `edits` edits from `seed`, and those that undo them."""
-    drawn = (Example.of(edit) for number in range(edits) for edit in _drawn(seed, number))
-    return encode_all(pipeline, drawn)
-
-
-def make_follows(pipeline: QwenImageEditPlusPipeline, seed: int, edits: int) -> Pairs:
-    """Draw `edits` frames of clips from `seed`."""
-    drawn = (draw_follow(np.random.default_rng((seed, 5, number))) for number in range(edits))
-    return encode_all(pipeline, (Example(f.kind, f.instruction, f.sources, f.target, f.mask) for f in drawn))
+def load_or_make(path: Path, pipeline: QwenImageEditPlusPipeline, examples: Callable[[], Iterable[Example]]) -> Pairs:
+    """One shard of pairs, from the file where it was made before; `pipeline` brings VAE, tokenizer and sight."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(path, vars(encode_all(pipeline, examples())))
+    return Pairs(**torch.load(path, weights_only=True))
 
 
 def encode_all(pipeline: QwenImageEditPlusPipeline, examples: Iterable[Example], at_once: int = 24) -> Pairs:
@@ -132,33 +99,41 @@ def _encode_batch(
     pipeline: QwenImageEditPlusPipeline, lean: AutoencoderKLQwenImage, examples: Sequence[Example]
 ) -> Pairs:
     references = len(examples[0].sources)
-    sources = [source for example in examples for source in example.sources]
-    with torch.no_grad():
-        seen = see(pipeline.text_encoder, pipeline.processor, sources).half()
     rows, columns = (side // CELL for side in examples[0].target.shape[:2])
     grids = [(rows // 2, columns // 2)] * references
+    target = encode(lean, [example.target for example in examples])
+    seen = torch.zeros(len(examples), 0, pipeline.text_encoder.config.vision_config.out_hidden_size).half()
+    source = target[:, :0]
+    if references:
+        source = encode(lean, [picture for example in examples for picture in example.sources])
+        with torch.no_grad():
+            looked = [picture for example in examples for picture in example.looked]
+            seen = see(pipeline.text_encoder, pipeline.processor, looked).half()
     return Pairs(
-        source=encode(lean, sources).reshape(len(examples), references * rows * columns, -1),
-        target=encode(lean, [example.target for example in examples]),
+        source=source.reshape(len(examples), references * rows * columns, target.shape[-1]),
+        target=target,
         changed=torch.stack([_changed_cells(example.mask) for example in examples]),
-        seen=seen.reshape(len(examples), references * rows * columns // 4, -1),
+        seen=seen.reshape(len(examples), references * rows * columns // 4, seen.shape[-1]),
+        named=torch.stack([named_cells(example) for example in examples]),
         prompts=[prompt_ids(pipeline.tokenizer, example.instruction, grids) for example in examples],
         kinds=[example.kind for example in examples],
         grid=(rows, columns),
     )
 
 
+def named_cells(example: Example) -> Tensor:
+    """[R · cells], int8: the shape that each cell of the references shows; UNKNOWN where nobody knows."""
+    height, width = example.target.shape[:2]
+    rows, columns = height // CELL, width // CELL
+    if example.items is None:
+        return torch.full((len(example.sources) * rows * columns,), UNKNOWN, dtype=torch.int8)
+    return torch.from_numpy(shape_cells(example.items, width, height, rows, columns, _LEAST_SHARE)).to(torch.int8)
+
+
 def _batched(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
     left = iter(examples)
     while batch := list(islice(left, size)):
         yield batch
-
-
-def _kept(path: Path, make: Callable[[], Pairs]) -> Pairs:
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(path, vars(make()))
-    return Pairs(**torch.load(path, weights_only=True))
 
 
 def join(parts: list[Pairs]) -> Pairs:
@@ -170,6 +145,7 @@ def join(parts: list[Pairs]) -> Pairs:
         target=torch.cat([part.target for part in parts]),
         changed=torch.cat([part.changed for part in parts]),
         seen=torch.cat([part.seen for part in parts]),
+        named=torch.cat([part.named for part in parts]),
         prompts=[prompt for part in parts for prompt in part.prompts],
         kinds=[kind for part in parts for kind in part.kinds],
     )
@@ -185,6 +161,7 @@ def balanced(pairs: Pairs, times: Mapping[str, int]) -> Pairs:
         target=pairs.target[rows],
         changed=pairs.changed[rows],
         seen=pairs.seen[rows],
+        named=pairs.named[rows],
         prompts=[pairs.prompts[number] for number in kept],
         kinds=[pairs.kinds[number] for number in kept],
     )
@@ -206,17 +183,6 @@ def pack(latents: Tensor) -> Tensor:
     batch, channels, height, width = latents.shape
     cells = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return cells.reshape(batch, (height // 2) * (width // 2), channels * 4)
-
-
-def _drawn(seed: int, number: int) -> Iterator[Edit]:
-    rng = np.random.default_rng((seed, number))
-    names = list(WEIGHTS)
-    chances = np.array(list(WEIGHTS.values()))
-    edit = draw_edit(rng, str(rng.choice(names, p=chances / chances.sum())))
-    yield edit
-    undone = reverse(rng, edit)
-    if undone is not None:
-        yield undone
 
 
 def _bytes(image: Pixels) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -4,14 +4,17 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-# Tokens of the template that the transformer never sees (see darkroom.pocket.tokens.EDIT_PREFIX).
-PREFIX_LENGTH = 64
+# Tokens of the templates that the transformer never sees (see EDIT_PREFIX and IMAGE_PREFIX in darkroom.pocket.tokens).
+EDIT_PREFIX_LENGTH = 64
+IMAGE_PREFIX_LENGTH = 34
 
 
 def positions(
     text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor, seen_grids: list[tuple[int, int]]
 ) -> Tensor:
     """[3, 1, L]: the M-RoPE positions of one prompt [L] with pictures of (rows, columns) visual tokens in it."""
+    if not seen_grids:
+        return torch.arange(len(ids)).expand(3, 1, -1)
     seen = ids == text_encoder.config.image_token_id
     merge = text_encoder.model.visual.spatial_merge_size
     grid = torch.tensor([[1, rows * merge, columns * merge] for rows, columns in seen_grids])
@@ -20,7 +23,9 @@ def positions(
 
 
 def embed(text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor, seen: Tensor, places: Tensor) -> Tensor:
-    """[B, L − 64, width] from ids [B, L], visual tokens [B, cells, width] and positions [3, 1, L].
+    """[B, L − prefix, width] from ids [B, L], visual tokens [B, cells, width] and positions [3, 1, L].
+
+    Without visual tokens it is the text-to-image prompt, of a shorter prefix.
 
     Equal to the last hidden state of the whole model with `mm_token_type_ids`, as tests show.
     """
@@ -29,5 +34,5 @@ def embed(text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor, seen: T
     pictures = (ids == text_encoder.config.image_token_id)[..., None]
     mixed = words.masked_scatter(pictures, seen.to(words.dtype))
     hidden = model(inputs_embeds=mixed, position_ids=places.expand(3, len(ids), -1), use_cache=False)
-    out: Tensor = hidden.last_hidden_state[:, PREFIX_LENGTH:]
+    out: Tensor = hidden.last_hidden_state[:, EDIT_PREFIX_LENGTH if seen.shape[1] else IMAGE_PREFIX_LENGTH :]
     return out

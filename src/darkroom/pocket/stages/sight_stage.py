@@ -1,11 +1,12 @@
 """Stage 2: Qwen2.5-VL's vision tower learns to describe scenes, cell by cell.
 
-Each of its 4 × 4 tokens names the shape that covers most of its cell, that shape's colour, and the cell's mean colour,
-through linear heads that are thrown away. Afterwards the tower is frozen, and the text encoder learns to use it.
+Each of its 4 × 4 tokens names the shape that covers most of its cell, that shape's colour, the cell's mean colour, and
+the colour of a large dot in it, through linear heads that are thrown away. Afterwards the tower is frozen, and the
+text encoder learns to use it. Small dots it never sees: they are what it misses and a finer sight does not.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,14 +16,18 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLProcessor
 
 from darkroom.pocket.stages.muon import Muon
 from darkroom.pocket.stages.schedule import warm_then_linear
+from darkroom.pocket.stages.truth import NO_SHAPE, cell_means, cover
 from darkroom.pocket.world.colours import NAMES, Pixels
-from darkroom.pocket.world.scenes import Scene, draw_scene
+from darkroom.pocket.world.marks import LARGE_DOT_RADIUS, draw_dot
+from darkroom.pocket.world.scenes import Item, Scene, draw_scene
 from darkroom.pocket.world.shapes import SHAPES
 
 _SIDE = 4
-_NO_SHAPE = len(SHAPES)
+_NO_DOT = len(NAMES)
 # A shape that covers less of a cell is not asked for.
 _LEAST_SHARE = 0.12
+# Logits of shape, colour and dot, and the mean colour's three channels.
+_ANSWERS = [NO_SHAPE + 1, len(NAMES), _NO_DOT + 1, 3]
 
 Report = Callable[[str], None]
 
@@ -44,14 +49,14 @@ def train_sight(
     """Train the vision tower in place; returns the loss of every step. Short enough to need no checkpoint."""
     visual = text_encoder.model.visual
     generator = torch.Generator().manual_seed(recipe.seed)
-    heads = nn.Linear(visual.config.out_hidden_size, _NO_SHAPE + 1 + len(NAMES) + 3)
+    heads = nn.Linear(visual.config.out_hidden_size, sum(_ANSWERS))
     nn.init.normal_(heads.weight, std=0.02, generator=generator)
     optimizers = _optimizers(visual, heads, recipe)
     losses = []
     for step in range(recipe.steps):
-        scenes = [draw_scene(np.random.default_rng((recipe.seed, 3, step, n))) for n in range(recipe.batch)]
-        images = [scene.render() for scene in scenes]
-        loss = _loss(heads(see(text_encoder, processor, images)), scenes, images)
+        drawn = [_drawn(np.random.default_rng((recipe.seed, 3, step, n))) for n in range(recipe.batch)]
+        images = [_with_dot(scene, dot).render() for scene, dot in drawn]
+        loss = _loss(heads(see(text_encoder, processor, images)), drawn, images)
         loss.backward()
         factor = warm_then_linear(step, recipe.steps, warmup=20)
         for optimizer in optimizers:
@@ -73,34 +78,44 @@ def see(text_encoder: Qwen2_5_VLForConditionalGeneration, processor: Qwen2VLProc
     return seen.view(len(images), -1, seen.shape[-1])
 
 
-def _loss(described: Tensor, scenes: list[Scene], images: list[Pixels]) -> Tensor:
-    shape, colour, mean = described.split([_NO_SHAPE + 1, len(NAMES), 3], dim=-1)
-    shapes, colours, means = (torch.stack(parts) for parts in zip(*map(_truth, scenes, images), strict=True))
+def _drawn(rng: np.random.Generator) -> tuple[Scene, Item | None]:
+    """A scene, and a large dot for one in two."""
+    scene = draw_scene(rng)
+    return scene, draw_dot(rng, scene, LARGE_DOT_RADIUS) if rng.random() < 0.5 else None
+
+
+def _with_dot(scene: Scene, dot: Item | None) -> Scene:
+    return scene if dot is None else replace(scene, items=(*scene.items, dot))
+
+
+def _loss(described: Tensor, drawn: list[tuple[Scene, Item | None]], images: list[Pixels]) -> Tensor:
+    shape, colour, dot, mean = described.split(_ANSWERS, dim=-1)
+    truths = [_truth(scene, mark, image) for (scene, mark), image in zip(drawn, images, strict=True)]
+    shapes, colours, dots, means = (torch.stack(parts) for parts in zip(*truths, strict=True))
     return (
         functional.cross_entropy(shape.flatten(0, 1), shapes.flatten())
         + functional.cross_entropy(colour.flatten(0, 1), colours.flatten(), ignore_index=-1)
+        # One cell in thirty has a dot.
+        + 3 * functional.cross_entropy(dot.flatten(0, 1), dots.flatten())
         + 10 * functional.mse_loss(mean, means)
     )
 
 
-def _truth(scene: Scene, image: Pixels) -> tuple[Tensor, Tensor, Tensor]:
-    """Per cell: the shape (or none), its colour (or −1), the mean colour."""
-    shares = np.stack([_cell_mean(scene.mask(item)) for item in scene.items])
-    winner = shares.argmax(axis=0)
-    covered = shares.max(axis=0) >= _LEAST_SHARE
+def _truth(scene: Scene, dot: Item | None, image: Pixels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Per cell: the shape (or none), its colour (or −1), the colour of a dot (or none), the mean colour."""
+    winner, share = cover(scene.items, scene.width, scene.height, _SIDE, _SIDE)
     kinds = np.array([SHAPES.index(item.shape) for item in scene.items])[winner]
     names = np.array([NAMES.index(item.colour) for item in scene.items])[winner]
+    dots = np.full(_SIDE * _SIDE, _NO_DOT)
+    if dot is not None:
+        dots[int(dot.y * _SIDE / scene.height) * _SIDE + int(dot.x * _SIDE / scene.width)] = NAMES.index(dot.colour)
+    means = [cell_means(image[..., channel], _SIDE, _SIDE) for channel in range(3)]
     return (
-        torch.from_numpy(np.where(covered, kinds, _NO_SHAPE)),
-        torch.from_numpy(np.where(covered, names, -1)),
-        torch.from_numpy(np.stack([_cell_mean(image[..., channel]) for channel in range(3)], axis=-1)),
+        torch.from_numpy(np.where(share >= _LEAST_SHARE, kinds, NO_SHAPE)),
+        torch.from_numpy(np.where(share >= _LEAST_SHARE, names, -1)),
+        torch.from_numpy(dots),
+        torch.from_numpy(np.stack(means, axis=-1)),
     )
-
-
-def _cell_mean(plane: Pixels) -> Pixels:
-    size = plane.shape[0] // _SIDE
-    means: Pixels = plane.reshape(_SIDE, size, _SIDE, size).mean(axis=(1, 3)).flatten()
-    return means
 
 
 def _optimizers(visual: nn.Module, heads: nn.Module, recipe: SightRecipe) -> list[torch.optim.Optimizer]:

@@ -20,7 +20,8 @@ class Edit:
     `before` and `after` are the edited shape in either picture, where there is one; `colour` the colour asked for;
     `lettering` the word asked for.
     `pictures`: all that the model is given, where that is more than `source`, in its order. `sight`: what the vision
-    encoders are shown, [2H, 2W, 3], where that is more than `source`, which the VAE then gets alone.
+    encoders are shown, [2H, 2W, 3], where that is more than `source`, which the VAE then gets alone; `sight_large`: the
+    same at [H, W, 3] with its mark drawn so large that a coarse sight reads it too.
     """
 
     kind: str
@@ -34,6 +35,7 @@ class Edit:
     scene: Scene | None = field(default=None, repr=False)
     pictures: tuple[Pixels, ...] = ()
     sight: Pixels | None = None
+    sight_large: Pixels | None = None
     lettering: Lettering | None = None
 
     @property

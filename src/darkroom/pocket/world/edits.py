@@ -12,7 +12,13 @@ from darkroom.pocket.world.edit import Edit as Edit
 from darkroom.pocket.world.edit import swapped
 from darkroom.pocket.world.follow import draw_follow
 from darkroom.pocket.world.grounds import flat
-from darkroom.pocket.world.marks import draw_by_arrow, draw_by_dot, draw_by_label
+from darkroom.pocket.world.marks import (
+    draw_by_arrow,
+    draw_by_dot,
+    draw_by_label,
+    draw_ground_by_dot,
+    draw_move_by_dot,
+)
 from darkroom.pocket.world.photos import crop
 from darkroom.pocket.world.phrases import DIRECTIONS, phrase
 from darkroom.pocket.world.portraits import PORTRAIT_EDITS, draw_portrait_edit
@@ -160,6 +166,8 @@ OTHER_EDITS: dict[str, Callable[[np.random.Generator, int, int], Edit]] = {
     "arrow": draw_by_arrow,
     "follow": _follow,
     **{kind: partial(_portrait, kind) for kind in PORTRAIT_EDITS},
+    "dot background": draw_ground_by_dot,
+    "dot move": draw_move_by_dot,
 }
 # New ones at the end: a kind's place is part of its held-out seeds.
 KINDS = (*SHAPE_EDITS, *WHOLE_EDITS, *OTHER_EDITS)

@@ -55,14 +55,26 @@ class Person:
 
     def caption(self) -> str:
         """The person in words, every attribute named."""
-        hair = "a bald person" if self.cut == "bald" else f"a person with {self.cut} {self.hair} hair"
-        parts = [f"{self.skin} skin", f"{self.eyes} eyes", f"a {self.shirt} shirt"]
-        if self.glasses:
-            parts.append("glasses")
-        if self.hat is not None:
-            parts.append(f"a {self.hat} hat")
-        joint = "with" if self.cut == "bald" else "and"
-        return f"{hair} {joint} {', '.join(parts[:-1])} and {parts[-1]}".replace(" a orange", " an orange")
+        return self.described(hair=True, traits=("skin", "eyes", "shirt", "glasses", "hat"))
+
+    def described(self, hair: bool, traits: tuple[str, ...]) -> str:
+        """The person in words that name the hair or not, and those of `traits` that there are, in their order."""
+        told = {
+            "skin": f"{self.skin} skin",
+            "eyes": f"{self.eyes} eyes",
+            "shirt": f"a {self.shirt} shirt",
+            "glasses": "glasses" if self.glasses else None,
+            "hat": f"a {self.hat} hat" if self.hat is not None else None,
+        }
+        parts = [part for trait in traits if (part := told[trait]) is not None]
+        who, joint = "a person", "with"
+        if hair:
+            who = "a bald person" if self.cut == "bald" else f"a person with {self.cut} {self.hair} hair"
+            joint = "with" if self.cut == "bald" else "and"
+        if not parts:
+            return who
+        listed = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+        return f"{who} {joint} {listed}".replace(" a orange", " an orange")
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,16 @@ PHRASES: dict[str, tuple[str, ...]] = {
         "shift the {shape} as the arrow says",
         "follow the arrow and move the {shape}",
     ),
+    "dot background": (
+        "make the background the color of the dot",
+        "paint the background like the little dot",
+        "give the background the color of the dot",
+    ),
+    "dot move": (
+        "move the {shape} to the side where the dot is",
+        "shift the {shape} to the side of the dot",
+        "move the {shape} as the little dot says",
+    ),
     "hair": ("give the person {colour} hair", "make the hair {colour}", "change the hair to {colour}"),
     "glasses": ("give the person glasses", "put glasses on the person", "draw glasses on the face"),
     "hat": ("give the person a {colour} hat", "put a {colour} hat on the person", "add a {colour} hat"),

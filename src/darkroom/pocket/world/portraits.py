@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from darkroom.pocket.world.colours import NAMES, Pixels
+from darkroom.pocket.world.colours import NAMES, Pixels, rgb
 from darkroom.pocket.world.edit import Edit, differing
-from darkroom.pocket.world.grounds import ground
+from darkroom.pocket.world.grounds import flat, ground
 from darkroom.pocket.world.people import Person, View, can_be_told_apart, draw_person, draw_view, paint
 from darkroom.pocket.world.phrases import phrase
 
@@ -38,6 +38,25 @@ def draw_portrait(
         behind = ground(rng, width, height)
         if _stands_out(who, behind):
             return Portrait(who, view, behind)
+
+
+def draw_captioned(rng: np.random.Generator, width: int = 128, height: int = 128) -> tuple[Pixels, str]:
+    """A portrait in front of one colour, [H, W, 3] in [0, 1], and words that say all, some or nothing of it."""
+    while True:
+        person = draw_person(rng)
+        name = str(rng.choice(NAMES)) if rng.random() < 0.6 else None
+        colour = rgb(name) if name is not None else rng.uniform(0.15, 0.9) + rng.uniform(-0.12, 0.12, 3)
+        behind = flat(np.clip(colour, 0, 1), width, height)
+        if not _stands_out(person, behind):
+            continue
+        picture = Portrait(person, draw_view(rng, width, height), behind).render()
+        text = person.caption()
+        if rng.random() < 0.5:
+            told = tuple(trait for trait in ("skin", "eyes", "shirt", "glasses", "hat") if rng.random() < 0.5)
+            text = person.described(bool(rng.random() < 0.5), told)
+        if name is not None:
+            text = f"{text} in front of a {name} background".replace(" a orange", " an orange")
+        return picture, text if rng.random() < 0.5 else f"a portrait of {text}"
 
 
 def draw_portrait_edit(rng: np.random.Generator, kind: str, width: int = 128, height: int = 128) -> Edit:

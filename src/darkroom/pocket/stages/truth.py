@@ -1,0 +1,38 @@
+"""What the cells of a picture show: the answers that vision is taught with."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from darkroom.pocket.world.colours import Pixels
+from darkroom.pocket.world.scenes import Item
+from darkroom.pocket.world.shapes import SHAPES, coverage
+
+NO_SHAPE = len(SHAPES)
+
+Labels = NDArray[np.int64]
+
+
+def cell_means(plane: Pixels, rows: int, columns: int) -> Pixels:
+    """[rows · columns]: the mean of a plane [H, W] over each cell."""
+    height, width = plane.shape
+    means: Pixels = plane.reshape(rows, height // rows, columns, width // columns).mean(axis=(1, 3)).flatten()
+    return means
+
+
+def cover(items: Sequence[Item], width: int, height: int, rows: int, columns: int) -> tuple[Labels, Pixels]:
+    """Per cell the number of the item that covers most of it, and how much that is; `items` must not be empty."""
+    shares = np.stack(
+        [cell_means(coverage(i.shape, i.x, i.y, i.radius, i.degrees, width, height), rows, columns) for i in items]
+    )
+    return shares.argmax(axis=0), shares.max(axis=0)
+
+
+def shape_cells(items: Sequence[Item], width: int, height: int, rows: int, columns: int, least_share: float) -> Labels:
+    """[rows · columns]: the shape, as its number in SHAPES, that covers most of each cell, or NO_SHAPE."""
+    if not items:
+        return np.full(rows * columns, NO_SHAPE)
+    winner, share = cover(items, width, height, rows, columns)
+    shapes = np.array([SHAPES.index(item.shape) for item in items])
+    return np.where(share >= least_share, shapes[winner], NO_SHAPE)
