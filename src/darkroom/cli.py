@@ -9,6 +9,7 @@ from darkroom.cli_bench import benches
 from darkroom.cli_doctor import doctor
 from darkroom.cli_edit import edit
 from darkroom.cli_endpoint import endpoint
+from darkroom.cli_generate import generate
 from darkroom.cli_pack import pack
 from darkroom.cli_pocket import pocket
 from darkroom.cli_video import video
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(edit)
+app.command()(generate)
 app.command()(video)
 app.command()(batch)
 app.command()(endpoint)

@@ -78,7 +78,7 @@ def serving(settings: Settings, folder: Path) -> list[Finding]:
 
     profile = resolve(settings, read_card())
     specs = {role: profile.models[role] for role in settings.preload if role in profile.models}
-    models = [model(role, spec.repo, spec.revision) for role, spec in specs.items()]
+    models = [model(role, spec.repo, spec.revision, spec.from_text) for role, spec in specs.items()]
     missing = sum(found.found.startswith("not in the cache") for found in models)
     on_gpu = profile.device == "cuda"
     least_bytes = 3e9 if not on_gpu else 48e9 if profile.offload else 24e9
@@ -129,9 +129,9 @@ def disk(folder: Path, needed_bytes: float) -> Finding:
     return Finding("disk", "fail", found, f"make {least / GB:.0f} GB free, or set HF_HOME to a larger disk")
 
 
-def model(role: str, repo: str, revision: str | None) -> Finding:
+def model(role: str, repo: str, revision: str | None, from_text: bool = False) -> Finding:
     """Is it there and whole? Nothing is downloaded."""
-    from darkroom.models.shelf import EDITOR_PARTS
+    from darkroom.models.shelf import editor_parts
     from darkroom.models.specs import ModelSpec
     from darkroom.models.weights import locate, size_bytes, verify
 
@@ -139,7 +139,8 @@ def model(role: str, repo: str, revision: str | None) -> Finding:
     if not Path(repo).is_dir() and not Path(repo).is_absolute():
         return _cached(check, repo, revision)
     try:
-        folder = locate(ModelSpec(repo, revision), EDITOR_PARTS)
+        spec = ModelSpec(repo, revision, from_text=from_text)
+        folder = locate(spec, editor_parts(spec))
         verify(folder)
     except DarkroomError as error:
         return Finding(check, "fail", error.message, "git checkout the weights, or darkroom pocket train --install")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from darkroom.cli_options import SOME_FAILED, ApiKeyOption, EndpointOption, RunpodKeyOption, own_key, told
-from darkroom.client import LOCAL_ENDPOINT, Client, JobStatus
+from darkroom.client import LOCAL_ENDPOINT, Client, EditReply, JobStatus
 from darkroom.client.batch.fields import parse_loras
 from darkroom.client.protocol import Progress
 
@@ -116,6 +116,11 @@ def _edit(
         for picture, path in zip(reply.images, paths, strict=True):
             client.download(picture, path)
     comparison = write_comparison(images, paths) if compare else None
+    finish(reply, paths, comparison, as_json)
+
+
+def finish(reply: EditReply, paths: list[Path], comparison: Path | None, as_json: bool) -> None:
+    """Say where the pictures are; exit with SOME_FAILED where a prompt could not run."""
     if as_json:
         files = [str(path) for path in paths]
         typer.echo(json.dumps({**reply.model_dump(mode="json"), "files": files}, indent=2))

@@ -25,8 +25,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 ProfileName = Literal["auto", "pocket", "l4", "a6000", "a100", "h200", "rtx3090"]
 PrecisionName = Literal["float32", "bf16", "fp8", "fp8_storage", "int8", "int4"]
 AttentionName = Literal["auto", "native", "cudnn", "flash", "flash3"]
-ROLES = ("edit", "video")
-"""What a worker can load today; text to image and Qwen3-VL join with their recipes."""
+ROLES = ("edit", "video", "image")
+"""What a worker can load today; Qwen3-VL joins with its recipes."""
 
 
 class Settings(BaseSettings):
@@ -43,6 +43,9 @@ class Settings(BaseSettings):
     edit_revision: str | None = None
     video_model: str | None = None
     video_revision: str | None = None
+    image_model: str | None = None
+    """For image_generate and the injection jobs."""
+    image_revision: str | None = None
     precision: PrecisionName | None = None
     """How weights are stored and computed with; None takes the profile's."""
     preload: Annotated[tuple[str, ...], NoDecode] = ("edit",)

@@ -41,6 +41,7 @@ def first_service(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Ser
             profile="pocket",
             edit_model=str(family),
             video_model=str(family),
+            image_model=str(family),
             store=str(folder / "store"),
             spool=folder / "spool",
         )
@@ -56,6 +57,7 @@ def make_service(first_service: Service, family: Path, tmp_path: Path) -> MakeSe
             "profile": "pocket",
             "edit_model": str(family),
             "video_model": str(family),
+            "image_model": str(family),
             "store": str(tmp_path / "store"),
             "spool": tmp_path / "spool",
             "upload_attempts": 1,

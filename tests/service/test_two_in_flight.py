@@ -110,9 +110,10 @@ async def test_decoding_and_encoding_leave_the_torch_thread_alone(
         return call
 
     from darkroom.workers import image_edit
+    from darkroom.workers.pictures import making
 
-    for name in ("decode_image", "encode_image", "to_uint8"):
-        monkeypatch.setattr(image_edit, name, told(name, getattr(image_edit, name)))
+    for module, name in ((image_edit, "decode_image"), (making, "encode_image"), (making, "to_uint8")):
+        monkeypatch.setattr(module, name, told(name, getattr(module, name)))
     await make_service().handle(edit_job())
     assert threads["to_uint8"].startswith("torch")
     assert threads["decode_image"].startswith("io")

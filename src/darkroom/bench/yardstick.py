@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, QwenImageEditPlusPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, QwenImageEditPlusPipeline, QwenImagePipeline
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
 from PIL.Image import Image
 
@@ -22,17 +22,8 @@ def pipeline_over(editor: Editor) -> Any:
     without them the pipeline would be given another input and not be comparable. The areas are set for the process.
     """
     module.CONDITION_IMAGE_SIZE, module.VAE_IMAGE_SIZE = editor.areas.sight, editor.areas.vae
-    schedule = editor.schedule
-    scheduler = FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True,
-        base_shift=schedule.base_shift,
-        max_shift=schedule.max_shift,
-        base_image_seq_len=schedule.base_image_seq_len,
-        max_image_seq_len=schedule.max_image_seq_len,
-        shift_terminal=schedule.shift_terminal,
-    )
     pipeline = QwenImageEditPlusPipeline(
-        scheduler=scheduler,
+        scheduler=_scheduler(editor),
         vae=editor.vae,
         text_encoder=_with_positions(editor.text_encoder),
         tokenizer=editor.processor.tokenizer,
@@ -65,6 +56,54 @@ def edit(
         generator=torch.Generator().manual_seed(seed),
     )
     return np.asarray(result.images[0])
+
+
+def generator_over(editor: Editor) -> Any:
+    """QwenImagePipeline, text to image, on the editor's own modules."""
+    pipeline = QwenImagePipeline(
+        scheduler=_scheduler(editor),
+        vae=editor.vae,
+        text_encoder=editor.text_encoder,
+        tokenizer=editor.processor.tokenizer,
+        transformer=editor.transformer,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def generate(
+    pipeline: Any,
+    prompt: str,
+    *,
+    negative_prompt: str,
+    seed: int,
+    steps: int,
+    true_cfg_scale: float,
+    size: tuple[int, int],
+) -> np.ndarray:
+    """One picture from text as the pipeline makes it: [H, W, 3] in 8 bits; size is (width, height)."""
+    result = pipeline(
+        prompt,
+        negative_prompt=negative_prompt if true_cfg_scale > 1 else None,
+        true_cfg_scale=true_cfg_scale,
+        num_inference_steps=steps,
+        width=size[0],
+        height=size[1],
+        generator=torch.Generator().manual_seed(seed),
+    )
+    return np.asarray(result.images[0])
+
+
+def _scheduler(editor: Editor) -> Any:
+    schedule = editor.schedule
+    return FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True,
+        base_shift=schedule.base_shift,
+        max_shift=schedule.max_shift,
+        base_image_seq_len=schedule.base_image_seq_len,
+        max_image_seq_len=schedule.max_image_seq_len,
+        shift_terminal=schedule.shift_terminal,
+    )
 
 
 def _with_positions(text_encoder: Any) -> Any:

@@ -1,4 +1,4 @@
-"""An image_edit as it goes over the wire, checked before it is sent."""
+"""A job that makes pictures as it goes over the wire, checked before it is sent."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ def edit_input(
     request = {
         "type": "image_edit",
         "images": [source(image) for image in many],
+        "prompt": prompt if isinstance(prompt, str) else list(prompt),
+        **{name: value for name, value in fields.items() if value is not None},
+    }
+    parse(request, GENEROUS)
+    return request
+
+
+def generate_input(prompt: str | Sequence[str], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The `input` of an image_generate; fields that are None are left to the endpoint.
+
+    Raises darkroom.errors.BadJob naming the field.
+    """
+    request = {
+        "type": "image_generate",
         "prompt": prompt if isinstance(prompt, str) else list(prompt),
         **{name: value for name, value in fields.items() if value is not None},
     }

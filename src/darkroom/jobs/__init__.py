@@ -6,7 +6,8 @@ that names the field. Nothing behind the door looks at raw dictionaries.
 
 from darkroom.jobs.base import JobInput
 from darkroom.jobs.control import Health, Warmup
-from darkroom.jobs.image_edit import ImageEdit, LoraRequest
+from darkroom.jobs.image_edit import ImageEdit, LoraRequest, PictureJob
+from darkroom.jobs.image_generate import ImageGenerate
 from darkroom.jobs.limits import Limits
 from darkroom.jobs.parse import Job, parse
 from darkroom.jobs.redact import redacted
@@ -17,10 +18,12 @@ __all__ = [
     "Guidance",
     "Health",
     "ImageEdit",
+    "ImageGenerate",
     "Job",
     "JobInput",
     "Limits",
     "LoraRequest",
+    "PictureJob",
     "S3Config",
     "VideoEdit",
     "Warmup",

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from darkroom.jobs.base import JobInput
 
-Role = Literal["edit", "video"]
+Role = Literal["edit", "video", "image"]
 
 
 class Health(JobInput):

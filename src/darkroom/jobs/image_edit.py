@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -44,29 +44,26 @@ class LoraRequest(BaseModel):
         return path
 
 
-class ImageEdit(JobInput):
-    """Edit 1–3 images by one or several instructions.
+class PictureJob(JobInput):
+    """What jobs that make pictures by prompts have in common.
 
-    Unset fields (None) take the preset's value, and the preset the profile's.
-    Image k of every prompt is made from noise of seed + k, so a prompt's picture does not depend on
-    which other prompts stand in the job.
+    Unset fields (None) take the model's own value. Image k of every prompt is made from noise of seed + k, so a
+    prompt's picture does not depend on which other prompts stand in the job.
     """
 
-    aliases: ClassVar[Mapping[str, str]] = {"image_base64": "images", "images_base64": "images"}
+    own_size: ClassVar[str]
+    """The word in `size` that leaves the choice to the model."""
+
     useless: ClassVar[Mapping[str, str]] = {
         "guidance_scale": "this model is not guidance-distilled, so it would do nothing; use true_cfg_scale",
     }
 
-    type: Literal["image_edit"] = "image_edit"
-    images: Annotated[list[Source], Field(min_length=1, max_length=3)]
     prompt: str | list[str]
     negative_prompt: str = " "
     num_images: Annotated[int, Field(ge=1)] = 1
-    preset: Literal["fast", "balanced", "quality"] | None = None
     num_inference_steps: Annotated[int, Field(ge=1)] | None = None
     true_cfg_scale: Annotated[float, Field(ge=1.0, le=20.0)] | None = None
-    acceleration: Literal["none", "cache", "aggressive"] = "none"
-    size: str = "match_input"
+    size: str
     seed: Annotated[int, Field(ge=-1, le=MAX_SEED)] = -1
     loras: list[LoraRequest] = []
     output_format: Literal["png", "webp", "jpeg"] = "png"
@@ -100,8 +97,8 @@ class ImageEdit(JobInput):
     @field_validator("size")
     @classmethod
     def _size(cls, size: str, info: ValidationInfo) -> str:
-        if size != "match_input":
-            check_size(size, limits_of(info).max_side)
+        if size != cls.own_size:
+            check_size(size, limits_of(info).max_side, cls.own_size)
         return size
 
     @field_validator("loras")
@@ -113,7 +110,7 @@ class ImageEdit(JobInput):
         return loras
 
     @model_validator(mode="after")
-    def _prompts(self, info: ValidationInfo) -> ImageEdit:
+    def _prompts(self, info: ValidationInfo) -> Self:
         limits = limits_of(info)
         prompts = self.prompts
         if not prompts:
@@ -141,16 +138,29 @@ class ImageEdit(JobInput):
 
     @property
     def dimensions(self) -> tuple[int, int] | None:
-        """(width, height) in pixels, or None to follow the last image."""
-        return None if self.size == "match_input" else parse_size(self.size)
-
-    def sources(self) -> dict[str, str]:
-        """The images to fetch, keyed as errors name them."""
-        return {f"images[{i}]": address for i, address in enumerate(self.images)}
+        """(width, height) in pixels, or None where the model chooses."""
+        return None if self.size == self.own_size else parse_size(self.size, self.own_size)
 
     def weight_sources(self) -> dict[str, str]:
         """The LoRAs given by address; the others are names on the hub or in the worker's own folder."""
         return {f"loras[{i}].path": lora.path for i, lora in enumerate(self.loras) if "://" in lora.path}
+
+
+class ImageEdit(PictureJob):
+    """Edit 1–3 images by one or several instructions; unset fields take the preset's value, it the profile's."""
+
+    aliases: ClassVar[Mapping[str, str]] = {"image_base64": "images", "images_base64": "images"}
+    own_size: ClassVar[str] = "match_input"
+
+    type: Literal["image_edit"] = "image_edit"
+    images: Annotated[list[Source], Field(min_length=1, max_length=3)]
+    preset: Literal["fast", "balanced", "quality"] | None = None
+    acceleration: Literal["none", "cache", "aggressive"] = "none"
+    size: str = "match_input"
+
+    def sources(self) -> dict[str, str]:
+        """The images to fetch, keyed as errors name them."""
+        return {f"images[{i}]": address for i, address in enumerate(self.images)}
 
 
 def prompt_fault(prompt: str, name: str, limits: Limits) -> BadJob | None:
@@ -173,17 +183,17 @@ def is_text(text: str) -> bool:
     return True
 
 
-def parse_size(size: str) -> tuple[int, int]:
+def parse_size(size: str, own_size: str) -> tuple[int, int]:
     """'1024*768' -> (1024, 768), width first. Raises ValueError for any other form."""
     match = re.fullmatch(r"(\d{1,6})[*xX](\d{1,6})", size)
     if match is None:
-        raise ValueError("must be 'match_input' or 'WIDTH*HEIGHT' in pixels, such as '1024*768'")
+        raise ValueError(f"must be {own_size!r} or 'WIDTH*HEIGHT' in pixels, such as '1024*768'")
     return int(match[1]), int(match[2])
 
 
-def check_size(size: str, max_side: int) -> None:
+def check_size(size: str, max_side: int, own_size: str) -> None:
     """Raises ValueError unless both sides are multiples of 16 within 64…max_side."""
-    for side in parse_size(size):
+    for side in parse_size(size, own_size):
         if not 64 <= side <= max_side:
             raise ValueError(f"each side must be between 64 and {max_side} pixels, got {side}")
         if side % MULTIPLE:

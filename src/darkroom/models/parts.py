@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from darkroom.errors import ModelNotReady
@@ -90,9 +91,14 @@ def plain_transformer(model: Any) -> Any:
 
 
 def load_processor(folder: Path) -> Any:
-    """Qwen2VLProcessor: tokenizer and picture preprocessing."""
-    from transformers import Qwen2VLProcessor
+    """What reads prompts: Qwen2VLProcessor, tokenizer and picture preprocessing; or a `tokenizer` folder's alone.
 
+    Qwen-Image, which looks at no pictures, comes with the latter.
+    """
+    from transformers import Qwen2Tokenizer, Qwen2VLProcessor
+
+    if folder.name == "tokenizer":
+        return SimpleNamespace(tokenizer=Qwen2Tokenizer.from_pretrained(folder))
     return Qwen2VLProcessor.from_pretrained(folder)
 
 

@@ -48,6 +48,8 @@ EDIT_2511: Mapping[str, Preset] = {
     "quality": Preset(steps=40, true_cfg_scale=4.0),
 }
 
+IMAGE: Mapping[str, Preset] = {"balanced": Preset(steps=50, true_cfg_scale=4.0)}
+
 VIDEO_2509: Mapping[str, Preset] = {"balanced": Preset(steps=50, true_cfg_scale=4.0)}
 
 # The pocket family has no distilled LoRA yet: its fast preset is four steps of its own schedule. It is trained for use

@@ -28,7 +28,6 @@ from darkroom.models.residency import OneAtATime, Resident
 from darkroom.models.specs import Card, ModelSpec, Profile
 from darkroom.models.weights import fingerprint, locate, vocabulary
 
-EDITOR_PARTS = (*PARTS, "processor", "scheduler")
 GIB = 2**30
 
 
@@ -173,7 +172,7 @@ class Shelf:
 
     def _load(self, role: str) -> Editor:
         spec = self.spec(role)
-        folder = locate(spec, EDITOR_PARTS)
+        folder = locate(spec, editor_parts(spec))
         require(self.profile.precision, read_card() if self.profile.device == "cuda" else None)
         checkpoint = open_checkpoint(folder, self.profile)
         keys = {part: checkpoint.key(part) for part in PARTS}
@@ -187,7 +186,7 @@ class Shelf:
             followers.lead(modules["transformer"])
         return Editor(
             **modules,
-            processor=load_processor(folder / "processor"),
+            processor=load_processor(folder / spec.reader),
             schedule=load_schedule(folder / "scheduler"),
             areas=spec.areas,
             residency=self._residency,
@@ -198,7 +197,7 @@ class Shelf:
             vocabulary=vocabulary(folder),
             encodings=Encodings(
                 self._encodings,
-                (keys["text_encoder"], keys["vae"], fingerprint(folder / "processor"), spec.areas),
+                (keys["text_encoder"], keys["vae"], fingerprint(folder / spec.reader), spec.areas),
             ),
         )
 
@@ -252,6 +251,11 @@ class Shelf:
     def _set(self, state: RoleState, role: str) -> None:
         with self._lock:
             self._states[role] = state
+
+
+def editor_parts(spec: ModelSpec) -> tuple[str, ...]:
+    """The folders of a checkpoint that its editor is made of."""
+    return (*PARTS, spec.reader, "scheduler")
 
 
 def public_id(spec: ModelSpec) -> str:

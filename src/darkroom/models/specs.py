@@ -9,7 +9,7 @@ from typing import Literal
 
 from darkroom.models.areas import Areas
 from darkroom.models.levers import Levers
-from darkroom.models.presets import EDIT_2511, POCKET, VIDEO_2509, Preset
+from darkroom.models.presets import EDIT_2511, IMAGE, POCKET, VIDEO_2509, Preset
 from darkroom.settings import ROLES, AttentionName, PrecisionName, Settings
 
 Precision = PrecisionName
@@ -33,6 +33,7 @@ class ModelSpec:
     """One checkpoint: where it lies, at which revision, and the sizes and presets it was made for.
 
     video_prompt: what a video_edit without a prompt says beside an edge map, the init frame and the frame before.
+    from_text: makes pictures from text alone, and so comes with a tokenizer and nothing that looks at pictures.
     """
 
     repo: str
@@ -40,6 +41,12 @@ class ModelSpec:
     areas: Areas = field(default_factory=Areas)
     presets: Mapping[str, Preset] = field(default_factory=lambda: EDIT_2511)
     video_prompt: str = FOLLOW_EDGES
+    from_text: bool = False
+
+    @property
+    def reader(self) -> str:
+        """The folder of a checkpoint that reads prompts."""
+        return "tokenizer" if self.from_text else "processor"
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class Profile:
 REAL: Mapping[str, ModelSpec] = {
     "edit": ModelSpec("Qwen/Qwen-Image-Edit-2511"),
     "video": ModelSpec("Qwen/Qwen-Image-Edit-2509", presets=VIDEO_2509),
+    "image": ModelSpec("Qwen/Qwen-Image", presets=IMAGE, from_text=True),
 }
 
 _POCKET_EDIT = ModelSpec(
@@ -85,7 +93,7 @@ _POCKET_EDIT = ModelSpec(
     presets=POCKET,
     video_prompt="draw the next frame following the edges",
 )
-_POCKET = {"edit": _POCKET_EDIT, "video": _POCKET_EDIT}
+_POCKET = {"edit": _POCKET_EDIT, "video": _POCKET_EDIT, "image": replace(_POCKET_EDIT, from_text=True)}
 
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile

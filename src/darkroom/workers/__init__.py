@@ -12,6 +12,7 @@ __all__ = ["RECIPES", "Desk", "Event", "Progress", "Recipe", "Stored", "Streamed
 
 RECIPES: Mapping[str, str] = {
     "image_edit": "darkroom.workers.image_edit",
+    "image_generate": "darkroom.workers.image_generate",
     "video_edit": "darkroom.workers.video_edit",
     "health": "darkroom.workers.health",
     "warmup": "darkroom.workers.warmup",

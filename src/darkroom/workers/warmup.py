@@ -6,7 +6,8 @@ from PIL import Image
 
 from darkroom.errors import InvalidInput
 from darkroom.jobs import Warmup
-from darkroom.models.editor import Editor
+from darkroom.models import generation
+from darkroom.models.editor import Conditioning, Editor
 from darkroom.technique.sampling import sample
 from darkroom.workers.recipe import Desk, Progress, Recipe, Work
 
@@ -15,7 +16,7 @@ STEPS = 2
 
 
 def run(job: Warmup, desk: Desk) -> Work:
-    """Load every wanted role, edit one grey picture with it, and report the states."""
+    """Load every wanted role, make one small picture with it, and report the states."""
     roles = list(dict.fromkeys(job.models or desk.preload))
     for role in roles:
         if role not in desk.shelf.profile.models:
@@ -24,20 +25,25 @@ def run(job: Warmup, desk: Desk) -> Work:
         yield Progress("warmup", index, len(roles))
         editor = desk.editor(role)
         with desk.clock.span("denoise"):
-            exercise(editor)
+            exercise(editor, from_text=desk.shelf.spec(role).from_text)
     return {"status": "warm", **desk.shelf.report()}
 
 
-def exercise(editor: Editor) -> None:
-    """One short edit with CFG at the model's usual size: kernels are chosen and caches filled."""
-    side = round(editor.areas.vae**0.5)
-    references = editor.reference([Image.new("RGB", (side, side), (128, 128, 128))])
-    conditioning = editor.condition(["warm up"], references, negative_prompt=" ")
-    width, height = editor.output_size(references, None)
+def exercise(editor: Editor, from_text: bool) -> None:
+    """One short run with CFG at the model's usual size: kernels are chosen and caches filled."""
+    conditioning = generation.condition(editor, ["warm up"], " ") if from_text else grey_edit(editor)
+    width, height = editor.output_size(conditioning.references, None)
     noise, sigmas = editor.noise([0], width, height), editor.sigmas(STEPS, width, height)
     for step in sample(editor.denoiser(conditioning, width, height, 4.0), noise, sigmas):
         latents = step.latents
     editor.decode(latents, width, height)
+
+
+def grey_edit(editor: Editor) -> Conditioning:
+    """A grey picture of the model's usual size, and a prompt."""
+    side = round(editor.areas.vae**0.5)
+    references = editor.reference([Image.new("RGB", (side, side), (128, 128, 128))])
+    return editor.condition(["warm up"], references, negative_prompt=" ")
 
 
 RECIPE = Recipe(run)
