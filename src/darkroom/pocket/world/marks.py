@@ -156,18 +156,18 @@ def _dotted(edit: Edit, scene: Scene, dot: Item) -> Edit:
 
 
 def _sight(scene: Scene, mark: Item) -> Pixels:
-    return _enlarged(replace(scene, items=(*scene.items, mark))).render()
+    return enlarged(replace(scene, items=(*scene.items, mark))).render()
 
 
 def _labelled(scene: Scene, label: Lettering) -> Pixels:
-    picture = _enlarged(scene).render()
+    picture = enlarged(scene).render()
     large = replace(label, x=label.x * SIGHT_SCALE, y=label.y * SIGHT_SCALE, size=label.size * SIGHT_SCALE)
     mask = large.mask(picture.shape[1], picture.shape[0])
     ink = rgb("black" if picture[mask > 0].mean() > 0.5 else "white")
     return np.asarray(picture + mask[..., None] * (ink - picture), dtype=np.float32)
 
 
-def _enlarged(scene: Scene) -> Scene:
+def enlarged(scene: Scene) -> Scene:
     """The scene at the sight's size."""
     size = (scene.width * SIGHT_SCALE, scene.height * SIGHT_SCALE)
     items = tuple(

@@ -36,7 +36,7 @@ def draw_portrait(
     view = draw_view(rng, width, height)
     while True:
         behind = ground(rng, width, height)
-        if _stands_out(who, behind):
+        if stands_out(who, behind):
             return Portrait(who, view, behind)
 
 
@@ -47,7 +47,7 @@ def draw_captioned(rng: np.random.Generator, width: int = 128, height: int = 128
         name = str(rng.choice(NAMES)) if rng.random() < 0.6 else None
         colour = rgb(name) if name is not None else rng.uniform(0.15, 0.9) + rng.uniform(-0.12, 0.12, 3)
         behind = flat(np.clip(colour, 0, 1), width, height)
-        if not _stands_out(person, behind):
+        if not stands_out(person, behind):
             continue
         picture = Portrait(person, draw_view(rng, width, height), behind).render()
         text = person.caption()
@@ -66,7 +66,7 @@ def draw_portrait_edit(rng: np.random.Generator, kind: str, width: int = 128, he
         if drawn is None:
             continue
         before, after, colour = drawn
-        if can_be_told_apart(after.person) and _stands_out(after.person, after.ground):
+        if can_be_told_apart(after.person) and stands_out(after.person, after.ground):
             source, target = before.render(), after.render()
             text = phrase(rng, kind, colour=colour or "")
             return Edit(kind, text, source, target, differing(source, target), colour=colour)
@@ -95,7 +95,7 @@ def _hat(rng: np.random.Generator, portrait: Portrait) -> tuple[Portrait, Portra
 PORTRAIT_EDITS: dict[str, Draw] = {"hair": _hair, "glasses": _glasses, "hat": _hat}
 
 
-def _stands_out(person: Person, behind: Pixels) -> bool:
+def stands_out(person: Person, behind: Pixels) -> bool:
     """Whether `person` can be told apart from every quarter of `behind`."""
     height, width = behind.shape[:2]
     quarters = (behind[y : y + height // 2, x : x + width // 2] for y in (0, height // 2) for x in (0, width // 2))

@@ -1,0 +1,213 @@
+"""The pocket Qwen3-VL learns to describe its world: cell by cell at every level of its tower, and in words.
+
+The cells' answers come through linear heads that are thrown away: without them a small tower takes many times longer
+to see. The words come from the language model, which reads the tower's last tokens and the three DeepStack levels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+
+from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
+from darkroom.pocket.stages.muon import Muon
+from darkroom.pocket.stages.schedule import trapezoid
+from darkroom.pocket.stages.truth import NO_SHAPE, cell_means, cover
+from darkroom.pocket.world.colours import NAMES
+from darkroom.pocket.world.describe import QUESTION, Described, draw_described
+from darkroom.pocket.world.shapes import SHAPES
+
+_SIDE = 4
+_NO_DOT = len(NAMES)
+_LEAST_SHARE = 0.12
+_ANSWERS = [NO_SHAPE + 1, len(NAMES), _NO_DOT + 1, 3]
+_IGNORED = -100
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Qwen3VLRecipe:
+    """`steps` batches of fresh pictures of 256 × 256."""
+
+    steps: int = 1600
+    batch: int = 24
+    matrix_lr: float = 0.01
+    vector_lr: float = 2e-3
+    warmup: int = 30
+    cooldown: float = 0.4
+    seed: int = 0
+
+
+def train_qwen3vl(
+    model: Qwen3VLForConditionalGeneration,
+    processor: Qwen3VLProcessor,
+    recipe: Qwen3VLRecipe,
+    checkpoint: Path,
+    report: Report,
+    save_every: int = 100,
+    until_step: int | None = None,
+) -> list[float]:
+    """Train in place, from `checkpoint` where it exists; returns this call's losses."""
+    vision = model.model.visual.config
+    width, levels = vision.out_hidden_size, 1 + len(vision.deepstack_visual_indexes)
+    heads = nn.ModuleList([nn.Linear(width, sum(_ANSWERS)) for _ in range(levels)])
+    generator = torch.Generator().manual_seed(recipe.seed)
+    for head in heads:
+        nn.init.normal_(head.weight, std=0.02, generator=generator)  # type: ignore[arg-type]
+        nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+    trained = {**dict(model.named_parameters()), **{f"heads.{name}": p for name, p in heads.named_parameters()}}
+    optimizers = _optimizers(trained, recipe)
+    first = _restore(trained, optimizers, load_checkpoint(checkpoint))
+    losses: list[list[float]] = []
+    last = min(recipe.steps, until_step or recipe.steps)
+    for step in range(first, last):
+        described = [draw_described(np.random.default_rng((recipe.seed, 6, step, n))) for n in range(recipe.batch)]
+        seeing, telling = _losses(model, processor, heads, described)
+        (seeing + telling).backward()
+        factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            optimizer.step()
+            optimizer.zero_grad()
+        losses.append([float(seeing.detach()), float(telling.detach())])
+        if (step + 1) % save_every == 0 or step + 1 == last:
+            state = {"step": step + 1, "weights": {name: p.detach() for name, p in trained.items()}}
+            save_checkpoint(checkpoint, {**state, "optimizers": [optimizer.state_dict() for optimizer in optimizers]})
+            cells, words = np.mean(losses[-save_every:], axis=0)
+            report(f"qwen3vl {step + 1}/{recipe.steps}: cells {cells:.3f}, words {words:.3f}")
+    return [sum(both) for both in losses]
+
+
+def _restore(
+    trained: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer], state: dict[str, Any] | None
+) -> int:
+    if state is None:
+        return 0
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(state["weights"][name])
+    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(saved)
+    return int(state["step"])
+
+
+def _losses(
+    model: Qwen3VLForConditionalGeneration,
+    processor: Qwen3VLProcessor,
+    heads: nn.ModuleList,
+    described: Sequence[Described],
+) -> tuple[Tensor, Tensor]:
+    pictures = [torch.from_numpy(np.round(d.picture * 255).astype(np.uint8)).permute(2, 0, 1) for d in described]
+    inputs = processor.image_processor(pictures, return_tensors="pt")
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+        ids, labels = _told(processor, described)
+        telling = _telling(model, seen, ids, labels, inputs["image_grid_thw"])
+    answers = [_truth(one) for one in described]
+    truths = [torch.stack(part) for part in zip(*answers, strict=True)]
+    levels = [*seen.deepstack_features, seen.pooler_output]
+    seeing = sum(
+        (
+            _seeing(head(level.float()).view(len(described), -1, sum(_ANSWERS)), truths)
+            for head, level in zip(heads, levels, strict=True)
+        ),
+        torch.zeros(()),
+    )
+    return seeing / len(levels), telling
+
+
+def _telling(model: Qwen3VLForConditionalGeneration, seen: Any, ids: Tensor, labels: Tensor, grid: Tensor) -> Tensor:
+    visual = ids == model.config.image_token_id
+    embedded = model.model.language_model.embed_tokens(ids)
+    mixed = embedded.masked_scatter(visual[..., None], seen.pooler_output.to(embedded.dtype))
+    places, _ = model.model.get_rope_index(ids, mm_token_type_ids=visual.int(), image_grid_thw=grid)
+    hidden = model.model.language_model(
+        inputs_embeds=mixed,
+        position_ids=places,
+        visual_pos_masks=visual,
+        deepstack_visual_embeds=seen.deepstack_features,
+        use_cache=False,
+    ).last_hidden_state
+    asked = labels[:, 1:] != _IGNORED
+    logits = model.lm_head(hidden[:, :-1][asked])
+    return functional.cross_entropy(logits.float(), labels[:, 1:][asked])
+
+
+def _told(processor: Qwen3VLProcessor, described: Sequence[Described]) -> tuple[Tensor, Tensor]:
+    """Token ids [B, L] of question and answer, padded on the right, and the answers' tokens alone as labels."""
+    tokenizer = processor.tokenizer
+    start = tokenizer(question(processor).replace("<|image_pad|>", "<|image_pad|>" * (_SIDE * _SIDE))).input_ids
+    answers = [tokenizer(f"{one.text}<|im_end|>").input_ids for one in described]
+    longest = max(map(len, answers))
+    pad = tokenizer.pad_token_id
+    ids = [[*start, *answer, *[pad] * (longest - len(answer))] for answer in answers]
+    labels = [[*[_IGNORED] * len(start), *answer, *[_IGNORED] * (longest - len(answer))] for answer in answers]
+    return torch.tensor(ids), torch.tensor(labels)
+
+
+def question(processor: Qwen3VLProcessor) -> str:
+    """The chat with one picture up to where the answer begins."""
+    chat: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTION}]}]
+    text: str = processor.apply_chat_template(chat, add_generation_prompt=True)
+    return text
+
+
+def _seeing(described: Tensor, truths: list[Tensor]) -> Tensor:
+    shape, colour, dot, mean = described.split(_ANSWERS, dim=-1)
+    shapes, colours, dots, means = truths
+    return (
+        _asked(shape, shapes) + _asked(colour, colours) + 3 * _asked(dot, dots) + 10 * functional.mse_loss(mean, means)
+    )
+
+
+def _asked(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy over the cells that have an answer; 0 where none has."""
+    losses = functional.cross_entropy(logits.mT, truth, ignore_index=_IGNORED, reduction="sum")
+    return losses / (truth != _IGNORED).sum().clamp(min=1)
+
+
+def _truth(described: Described) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Per cell: shape (or none), its colour, the colour of a dot (or none), the mean colour; of portraits the last."""
+    side = described.picture.shape[0]
+    means = np.stack([cell_means(described.picture[..., c], _SIDE, _SIDE) for c in range(3)], axis=-1)
+    unknown = np.full(_SIDE * _SIDE, _IGNORED)
+    shapes, colours, dots = unknown, unknown, unknown
+    if described.items is not None:
+        winner, share = cover(described.items, side, side, _SIDE, _SIDE)
+        covered = share >= _LEAST_SHARE
+        shapes = np.where(covered, np.array([SHAPES.index(i.shape) for i in described.items])[winner], NO_SHAPE)
+        colours = np.where(covered, np.array([NAMES.index(i.colour) for i in described.items])[winner], _IGNORED)
+        dots = np.full(_SIDE * _SIDE, _NO_DOT)
+        if (dot := described.dot) is not None:
+            dots[int(dot.y * _SIDE / side) * _SIDE + int(dot.x * _SIDE / side)] = NAMES.index(dot.colour)
+    return torch.from_numpy(shapes), torch.from_numpy(colours), torch.from_numpy(dots), torch.from_numpy(means)
+
+
+def _optimizers(trained: dict[str, nn.Parameter], recipe: Qwen3VLRecipe) -> list[torch.optim.Optimizer]:
+    """Muon for the blocks' and mergers' matrices; AdamW for embeddings, heads, vectors."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in trained.items():
+        inner = parameter.ndim == 2 and ("blocks." in name or "layers." in name or "merger" in name)
+        (matrices if inner else others).append(parameter)
+    return [
+        Muon([{"params": matrices, "peak": recipe.matrix_lr}]),
+        torch.optim.AdamW([{"params": others, "peak": recipe.vector_lr}], weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+
+
+def tell(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, picture: Any) -> str:
+    """The model's own description of a PIL picture, greedily."""
+    inputs = processor(text=[question(processor)], images=[picture], return_tensors="pt")
+    with torch.no_grad():
+        ids: Tensor = model.generate(**inputs, max_new_tokens=80, do_sample=False)  # type: ignore[misc]
+    text: str = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return text.strip()

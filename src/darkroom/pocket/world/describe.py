@@ -1,0 +1,74 @@
+"""The world in words: what a picture shows, and where."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from darkroom.pocket.world.colours import NAMES, Pixels, rgb
+from darkroom.pocket.world.grounds import flat
+from darkroom.pocket.world.marks import draw_dot, enlarged
+from darkroom.pocket.world.people import Person, draw_person, draw_view
+from darkroom.pocket.world.portraits import Portrait, stands_out
+from darkroom.pocket.world.scenes import Item, Scene, draw_scene
+
+QUESTION = "Describe the picture"
+
+_ROWS = ("top", "middle", "bottom")
+_COLUMNS = ("left", "center", "right")
+
+
+@dataclass(frozen=True)
+class Described:
+    """A picture [H, W, 3] in [0, 1] and its description; `items` of a scene and its small `dot`, where there are."""
+
+    picture: Pixels
+    text: str
+    items: tuple[Item, ...] | None = None
+    dot: Item | None = None
+    person: Person | None = None
+
+
+def draw_described(rng: np.random.Generator, side: int = 256) -> Described:
+    """A scene, with a small dot in it for one in two, or a portrait; square, `side` pixels long."""
+    return _scene(rng, side) if rng.random() < 0.6 else _portrait(rng, side)
+
+
+def describe(items: Sequence[Item], dot: Item | None, side: int) -> str:
+    """The shapes from top to bottom and left to right, then the dot."""
+    ordered = sorted(items, key=lambda item: (_third(item.y, side), _third(item.x, side)))
+    told = [f"a {item.colour} {item.shape} at the {place_name(item, side)}" for item in ordered]
+    if dot is not None:
+        told.append(f"a {dot.colour} dot at the {place_name(dot, side)}")
+    return ", ".join(told).replace("a orange", "an orange")
+
+
+def place_name(item: Item, side: int) -> str:
+    """The ninth of the picture that the centre lies in, such as "top left"."""
+    return f"{_ROWS[_third(item.y, side)]} {_COLUMNS[_third(item.x, side)]}"
+
+
+def _third(along: float, side: int) -> int:
+    return min(2, int(3 * along / side))
+
+
+def _scene(rng: np.random.Generator, side: int) -> Described:
+    # Drawn at half the size, as the world's other pictures are: the dot is small against its shapes.
+    scene = draw_scene(rng, side // 2, side // 2)
+    dot = draw_dot(rng, scene) if rng.random() < 0.5 else None
+    whole = Scene(scene.ground, scene.items if dot is None else (*scene.items, dot))
+    text = describe(scene.items, dot, side // 2)
+    large = enlarged(whole)
+    shapes = large.items[: len(scene.items)]
+    return Described(large.render(), text, shapes, None if dot is None else large.items[-1])
+
+
+def _portrait(rng: np.random.Generator, side: int) -> Described:
+    while True:
+        person = draw_person(rng)
+        colour = str(rng.choice(NAMES))
+        behind = flat(rgb(colour), side, side)
+        if stands_out(person, behind):
+            picture = Portrait(person, draw_view(rng, side, side), behind).render()
+            text = f"{person.caption()} in front of a {colour} background".replace(" a orange", " an orange")
+            return Described(picture, text, person=person)
