@@ -32,25 +32,39 @@ def build(
 @pocket.command()
 def train(
     work: Annotated[Path, typer.Option(help="Checkpoints; a second call goes on from them.")] = Path("training"),
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the flow stage; the shipped recipe's by default.")]
-    = None,
+    part: Annotated[
+        list[str] | None, typer.Option(help="edit, qwen3vl, perceptual, identity; repeatable, all by default.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the flow stage; the shipped recipe's by default.")
+    ] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Shards of training pairs.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="0 takes what other processes leave free.")] = 0,
     export: Annotated[bool, typer.Option("--export", help="Only write what the checkpoints hold so far.")] = False,
     install: Annotated[bool, typer.Option("--install", help="Put the result in the shipped weights' place.")] = False,
 ) -> None:
-    """Train the family from nothing but a seed. Takes hours on two cores."""
+    """Train the pocket's parts from nothing but a seed. Takes hours on two cores."""
     from darkroom.pocket import train as training
+    from darkroom.pocket.shipped import WEIGHTS
     from darkroom.pocket.shipped import install as put_in_place
 
     recipe = training.Recipe()
     flow = replace(recipe.flow, steps=steps or recipe.flow.steps)
     recipe = training.with_shards(replace(recipe, flow=flow), shards)
+    parts = part or list(training.PARTS)
+    if unknown := set(parts) - set(training.PARTS):
+        raise typer.BadParameter(
+            f"{', '.join(sorted(unknown))}: not one of {', '.join(training.PARTS)}", param_hint="--part"
+        )
     with told():
-        family = training.export(work) if export else training.train(work, recipe, typer.echo, threads)
-        if install:
-            put_in_place(family)
-        typer.echo(str(family))
+        if export:
+            made = {"edit": training.export(work)}
+        else:
+            made = training.train_parts(parts, work, recipe, typer.echo, threads)
+        for name, folder in made.items():
+            if install:
+                put_in_place(folder, WEIGHTS / name)
+            typer.echo(str(folder))
 
 
 @pocket.command()
@@ -61,12 +75,22 @@ def evaluate(
     steps: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 8 by default.")] = None,
     cfg: Annotated[list[float] | None, typer.Option(min=1.0, help="Repeatable; 4 by default.")] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Repeatable; 0 by default.")] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Repeatable; by default the kinds that were taught.")] = None,
+    size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="Of the cases, in pixels.")] = "128x128",
 ) -> None:
     """Judge a family on held-out edits; write scores.json, scores.md and grids."""
     from darkroom.pocket.evaluate import evaluate as judge
-    from darkroom.pocket.shipped import EDIT
+    from darkroom.pocket.evaluate import parse_size
+    from darkroom.pocket.shipped import EDIT, TAUGHT
+    from darkroom.pocket.world.edits import KINDS
 
+    if unknown := set(kind or ()) - set(KINDS):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not one of {', '.join(KINDS)}", param_hint="--kind")
+    try:
+        sides = parse_size(size)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--size") from error
     settings = [(number, scale) for number in steps or [8] for scale in cfg or [4.0]]
     with told():
-        judge(weights or EDIT, out, cases, settings, seed or [0], report=typer.echo)
+        judge(weights or EDIT, out, cases, settings, seed or [0], kind or TAUGHT, typer.echo, sides)
         typer.echo((out / "scores.md").read_text())

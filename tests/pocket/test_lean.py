@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import QwenImageEditPlusPipeline
+from diffusers import QwenImageEditPlusPipeline, QwenImageTransformer2DModel
 
 from darkroom.models.single_frame import absorb, single_frame
 from darkroom.pocket.family import assemble
@@ -27,23 +27,31 @@ def family() -> QwenImageEditPlusPipeline:
         return assemble()
 
 
+@pytest.mark.parametrize("zero_cond_t", [True, False])
 @torch.no_grad()
-def test_the_lean_transformer_equals_diffusers_own_before_and_after(family: QwenImageEditPlusPipeline) -> None:
+def test_the_lean_transformer_equals_diffusers_own_before_and_after(
+    family: QwenImageEditPlusPipeline, zero_cond_t: bool
+) -> None:
     model = family.transformer
+    # 2509's form has the same weights.
+    form = QwenImageTransformer2DModel.from_config({**model.config, "zero_cond_t": zero_cond_t})
+    form.load_state_dict(model.state_dict())
     noisy, reference, words = torch.randn(2, 64, 64), torch.randn(2, 64, 64), torch.randn(2, 9, 128)
     sigma = torch.tensor([0.9, 0.2])
 
-    def theirs() -> torch.Tensor:
+    def theirs(whose: QwenImageTransformer2DModel) -> torch.Tensor:
         tokens = torch.cat([noisy, reference], dim=1)
-        out: torch.Tensor = model(tokens, words, timestep=sigma, img_shapes=[[GRID, GRID]] * 2, return_dict=False)[0]
+        out: torch.Tensor = whose(tokens, words, timestep=sigma, img_shapes=[[GRID, GRID]] * 2, return_dict=False)[0]
         return out[:, :64]
 
-    expected = theirs()
+    expected, before = theirs(form), theirs(model)
     prepare(model)
-    lean, _ = velocity(model, noisy, reference, words, sigma, rotary(model, [(8, 8)] * 2, 9))
+    held = torch.zeros_like(sigma) if zero_cond_t else sigma
+    lean, hidden = velocity(model, noisy, reference, words, torch.stack([sigma, held]), rotary(model, [(8, 8)] * 2, 9))
+    assert [cells.shape for cells in hidden] == [(2, 128, 192)] * 5
     restore(model)
     torch.testing.assert_close(lean, expected, atol=1e-5, rtol=1e-4)
-    assert torch.equal(theirs(), expected)
+    assert torch.equal(theirs(model), before)
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """How good the pocket family is: right edits per kind, on scenes and photos that training has never seen."""
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from darkroom.models.editor import Editor
 from darkroom.pocket.judging.grids import draw_grid
 from darkroom.pocket.judging.rules import is_right
 from darkroom.pocket.judging.samples import apply, load_editor, round_trip
-from darkroom.pocket.shipped import EDIT, TAUGHT
+from darkroom.pocket.shipped import TAUGHT
 from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edits import KINDS, Edit, draw_edit
 from darkroom.pocket.world.photos import crop
@@ -157,30 +156,12 @@ def _share(score: Score) -> str:
     return f"{score.right:.0%} ({score.lowest:.0%}–{score.highest:.0%})"
 
 
-def _size(text: str) -> tuple[int, int]:
-    width, height = (int(side) for side in text.split("x"))
-    if width % 16 or height % 16 or min(width, height) < 128:
-        raise argparse.ArgumentTypeError("sides must be multiples of 16 pixels, at least 128")
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) in pixels from "160x96". Raises ValueError for sides that no family can be judged at."""
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise ValueError(f'"{text}" is no size; write it as 160x96')
+    width, height = map(int, sides)
+    if width % 16 or height % 16 or min(width, height) < 96:
+        raise ValueError("sides must be multiples of 16 pixels, at least 96")
     return width, height
-
-
-def main() -> None:
-    """`python -m darkroom.pocket.evaluate`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, default=EDIT)
-    parser.add_argument("--out", type=Path, default=Path("out/pocket"))
-    parser.add_argument("--cases", type=int, default=24)
-    parser.add_argument("--steps", type=int, nargs="+", default=[8])
-    parser.add_argument("--cfg", type=float, nargs="+", default=[4.0])
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds each case is edited with")
-    parser.add_argument("--size", type=_size, default=(128, 128), metavar="WIDTHxHEIGHT", help="of the cases")
-    parser.add_argument("--kinds", nargs="+", default=list(TAUGHT), choices=KINDS)
-    options = parser.parse_args()
-    settings = [(steps, scale) for steps in options.steps for scale in options.cfg]
-    seeds = range(options.seeds)
-    evaluate(options.weights, options.out, options.cases, settings, seeds, options.kinds, size=options.size)
-    print((options.out / "scores.md").read_text())
-
-
-if __name__ == "__main__":
-    main()

@@ -46,11 +46,12 @@ def seal(folder: Path) -> None:
 
 
 def install(family: Path, folder: Path = EDIT) -> None:
-    """Put a trained family in the place of the shipped one, sealed."""
+    """Put a trained family, or another trained part, in the place of the shipped one, sealed."""
     if folder.exists():
         shutil.rmtree(folder)
     shutil.copytree(family, folder)
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)
-    (folder / VOCABULARY).write_text(json.dumps(words(TAUGHT)) + "\n")
+    if (folder / "model_index.json").is_file():
+        (folder / VOCABULARY).write_text(json.dumps(words(TAUGHT)) + "\n")
     seal(folder)

@@ -1,7 +1,11 @@
-"""Train the pocket family from nothing but a seed: VAE, sight, pairs, flow; each stage resumes where it stopped."""
+"""Train the pocket's parts from nothing but a seed; each stage resumes where it stopped.
+
+edit: the family that edits and draws, by the stages VAE, sight, pairs and flow. qwen3vl: the finer sight beside it.
+perceptual, identity: two rulers.
+"""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,17 +15,25 @@ import torch
 from diffusers import QwenImageEditPlusPipeline
 
 from darkroom.pocket.family import assemble, save
-from darkroom.pocket.shipped import EDIT, install
+from darkroom.pocket.qwen3vl import make_model, make_processor
+from darkroom.pocket.qwen3vl import save as save_qwen3vl
+from darkroom.pocket.shipped import WEIGHTS, install
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
-from darkroom.pocket.stages.drawing import draw_set
+from darkroom.pocket.stages.drawing import DOT_WEIGHTS, draw_set
 from darkroom.pocket.stages.flow_stage import FlowRecipe, train_flow
+from darkroom.pocket.stages.identity_stage import IdentityRecipe, save_identity, train_identity
 from darkroom.pocket.stages.pairs import Pairs, balanced, join, load_or_make
+from darkroom.pocket.stages.perceptual_stage import PerceptualRecipe, save_perceptual, train_perceptual
+from darkroom.pocket.stages.qwen3vl_stage import Qwen3VLRecipe, train_qwen3vl
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.vae_stage import VaeRecipe, polish_decoder, train_vae
+from darkroom.pocket.tokens import train_tokenizer
 from darkroom.pocket.world.edits import KINDS
+from darkroom.pocket.world.portraits import PORTRAIT_EDITS
 
 Report = Callable[[str], None]
+PARTS = ("edit", "qwen3vl", "perceptual", "identity")
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,12 @@ class Recipe:
         }
     )
     # How often each example of a kind is shown, where that is not once; 0 leaves a kind out.
-    times: Mapping[str, int] = field(default_factory=lambda: {"follow": 4, "portrait": 2})
+    times: Mapping[str, int] = field(
+        default_factory=lambda: {"follow": 3, **dict.fromkeys(("portrait", *DOT_WEIGHTS, *PORTRAIT_EDITS), 2)}
+    )
+    qwen3vl: Qwen3VLRecipe = field(default_factory=Qwen3VLRecipe)
+    perceptual: PerceptualRecipe = field(default_factory=PerceptualRecipe)
+    identity: IdentityRecipe = field(default_factory=IdentityRecipe)
     seed: int = 0
 
 
@@ -86,6 +103,44 @@ def train(work: Path, recipe: Recipe, report: Report = print, threads: int = 0, 
     )
     save(pipeline, work / "family")
     return work / "family"
+
+
+def train_vision(work: Path, recipe: Recipe, report: Report = print) -> Path:
+    """Train the pocket Qwen3-VL, from its checkpoint in `work` if there is one, and return its folder."""
+    tokenizer = train_tokenizer()
+    processor = make_processor(tokenizer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = make_model(tokenizer)
+    train_qwen3vl(model, processor, recipe.qwen3vl, work / "qwen3vl.pt", report)
+    save_qwen3vl(model, processor, work / "qwen3vl")
+    return work / "qwen3vl"
+
+
+def train_rulers(work: Path, recipe: Recipe, report: Report = print) -> dict[str, Path]:
+    """Train the encoders that judge likeness and identity: seconds to minutes, without checkpoints."""
+    files = {name: work / name / "encoder.safetensors" for name in ("perceptual", "identity")}
+    if not files["perceptual"].exists():
+        save_perceptual(train_perceptual(recipe.perceptual, report)[0], files["perceptual"])
+    if not files["identity"].exists():
+        save_identity(train_identity(recipe.identity, report)[0], files["identity"])
+    return {name: file.parent for name, file in files.items()}
+
+
+def train_parts(
+    parts: Sequence[str], work: Path, recipe: Recipe, report: Report, threads: int = 0, begin_with: Path | None = None
+) -> dict[str, Path]:
+    """The folder of each of `parts` (PARTS), trained as far as `work` does not hold it yet."""
+    if threads:
+        torch.set_num_threads(threads)
+    made: dict[str, Path] = {}
+    if "edit" in parts:
+        made["edit"] = train(work, recipe, report, threads, begin_with)
+    if "qwen3vl" in parts:
+        made["qwen3vl"] = train_vision(work, recipe, report)
+    if {"perceptual", "identity"} & set(parts):
+        made |= {name: folder for name, folder in train_rulers(work, recipe, report).items() if name in parts}
+    return made
 
 
 def export(work: Path, seed: int = 0) -> Path:
@@ -167,6 +222,7 @@ def main() -> None:
     """`python -m darkroom.pocket.train`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("training"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--steps", type=int, default=FlowRecipe.steps, help="steps of the flow stage")
     parser.add_argument("--shards", type=int, help="shards of the edits on one square picture")
     parser.add_argument("--begin-with", type=Path, help="a family whose training goes on, such as the shipped one")
@@ -182,12 +238,13 @@ def main() -> None:
     if options.kinds:
         recipe = replace(recipe, times={kind: int(kind in options.kinds) for kind in KINDS})
     if options.export:
-        family = export(options.work)
+        made = {"edit": export(options.work)}
     else:
-        family = train(options.work, recipe, _say, options.threads, options.begin_with)
+        made = train_parts(options.parts, options.work, recipe, _say, options.threads, options.begin_with)
     if options.install:
-        install(family)
-        _say(f"installed in {EDIT}")
+        for name, folder in made.items():
+            install(folder, WEIGHTS / name)
+            _say(f"installed {name} in {WEIGHTS / name}")
 
 
 def _say(line: str) -> None:

@@ -49,6 +49,8 @@ class FlowRecipe:
     blank: float = 0.08
     # Share of the loss that belongs to the cells that an edit changes, however few they are.
     changed_share: float = 0.6
+    # Share of batches in 2509's form: one checkpoint serves `zero_cond_t` on and off.
+    earlier_form: float = 0.2
     # Below this sigma the loss is that of the clean latents, which sampling's small last steps call for.
     full_weight_sigma: float = 0.4
     # exp(mu) of the scheduler for 64 tokens: half of training sees the noise levels that sampling visits.
@@ -224,7 +226,11 @@ def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
     with torch.autocast("cpu", torch.bfloat16):
         words = embed(learner.text_encoder, ids, pairs.seen[chosen].float(), places)
         turns = rotary(learner.transformer, [pairs.grid] * (1 + pairs.references), words.shape[1])
-        found, hidden = learner.velocity(learner.transformer, mixed, reference, words, sigma, turns)
+        # 2509 modulates references as the noisy cells, 2511 as clean ones.
+        held = sigma if rng.random() < recipe.earlier_form else torch.zeros_like(sigma)
+        found, hidden = learner.velocity(
+            learner.transformer, mixed, reference, words, torch.stack([sigma, held]), turns
+        )
     errors = (found.float() - (noise - target)).pow(2).mean(dim=-1)
     changed = pairs.changed[chosen]
     loss = _loss(errors, changed > 0, sigma, recipe)

@@ -72,17 +72,25 @@ def rotary(model: QwenImageTransformer2DModel, grids: list[tuple[int, int]], wor
 
 
 def velocity(
-    model: QwenImageTransformer2DModel, noisy: Tensor, reference: Tensor, words: Tensor, sigma: Tensor, turns: Rotary
+    model: QwenImageTransformer2DModel,
+    noisy: Tensor,
+    reference: Tensor,
+    words: Tensor,
+    sigmas: Tensor,
+    turns: Rotary,
 ) -> tuple[Tensor, list[Tensor]]:
-    """[B, N, 64] for noisy cells [B, N, 64], reference cells [B, M, 64], words [B, L, width], sigma [B].
+    """[B, N, 64] for noisy cells [B, N, 64], reference cells [B, M, 64], words [B, L, width], sigmas [2, B].
+
+    The second row of `sigmas` is what the references are modulated with: 0 in 2511's form (`zero_cond_t`), the first
+    row in 2509's.
 
     Beside it the cells' hidden states [B, N + M, width] after each block, for what training asks of them.
-    `model` must have gone through `prepare` and have `zero_cond_t`.
+    `model` must have gone through `prepare`.
     """
     batch, cells = noisy.shape[:2]
     image = model.img_in(torch.cat([noisy, reference], dim=1))
     text = model.txt_in(model.txt_norm(words))
-    time = model.time_text_embed(torch.cat([sigma, torch.zeros_like(sigma)]), image)
+    time = model.time_text_embed(sigmas.flatten(), image)
     hidden = []
     for block in model.transformer_blocks:
         text, image = block(image, text, None, time, turns, None, cells)

@@ -208,6 +208,7 @@ def tell(model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, pi
     """The model's own description of a PIL picture, greedily."""
     inputs = processor(text=[question(processor)], images=[picture], return_tensors="pt")
     with torch.no_grad():
-        ids: Tensor = model.generate(**inputs, max_new_tokens=80, do_sample=False)  # type: ignore[misc]
+        # Its own annotation of `self` excludes the class that it belongs to.
+        ids: Any = model.generate(**inputs, max_new_tokens=80, do_sample=False)  # type: ignore[misc]
     text: str = processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return text.strip()
