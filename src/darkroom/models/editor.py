@@ -104,10 +104,16 @@ class Editor:
     # -- conditioning ---------------------------------------------------------------------------
 
     @torch.no_grad()
-    def reference(self, images: Sequence[Image]) -> References:
-        """Encode 1-3 RGB pictures for both of their ways into the model."""
+    def reference(self, images: Sequence[Image], sight_images: Sequence[Image] | None = None) -> References:
+        """Encode 1-3 RGB pictures for both of their ways into the model.
+
+        sight_images: what Qwen2.5-VL sees where that is not what the VAE gets, one for each of `images`.
+        """
+        seen = images if sight_images is None else sight_images
+        if len(seen) != len(images):
+            raise ValueError(f"{len(images)} pictures have {len(seen)} sight images; each needs one")
         tokens = [self.encodings.latents(image, partial(self._tokens, image)) for image in images]
-        visual = self.encodings.visual(images, partial(self._look, images))
+        visual = self.encodings.visual(seen, partial(self._look, seen))
         sizes = [self.native_size(*image.size) for image in images]
         grids = tuple((height // TOKEN_PIXELS, width // TOKEN_PIXELS) for width, height in sizes)
         return References(visual, torch.cat(tokens, dim=1), grids, images[-1].size)

@@ -6,13 +6,16 @@ other visual tokens in place of the model's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
+
+from darkroom.errors import Internal
 
 SYSTEM = (
     "Describe the key features of the input image (color, shape, size, texture, objects, background), then explain "
@@ -34,10 +37,12 @@ class VisualTokens:
 
     tokens: [sum of n_i, D], merged 2 x 2, rows first.
     grids: [pictures, 3], patches (time, height, width) before merging.
+    bridged: how many of the tokens a bridge has put in place of the tower's own.
     """
 
     tokens: Tensor
     grids: Tensor
+    bridged: int = 0
 
 
 class PromptTooLong(ValueError):
@@ -77,8 +82,33 @@ def encode_text(text_encoder: Any, processor: Any, prompt: str, visual: VisualTo
     positions, _ = text_encoder.model.get_rope_index(
         ids, mm_token_type_ids=is_picture.int(), image_grid_thw=visual.grids, attention_mask=torch.ones_like(ids)
     )
-    output = text_encoder.model.language_model(inputs_embeds=embeds, position_ids=positions, use_cache=False)
+    with arriving(text_encoder, is_picture, visual):
+        output = text_encoder.model.language_model(inputs_embeds=embeds, position_ids=positions, use_cache=False)
     return torch.as_tensor(output.last_hidden_state[0])
+
+
+@contextmanager
+def arriving(text_encoder: Any, is_picture: Tensor, visual: VisualTokens) -> Iterator[None]:
+    """Make sure that bridged tokens are what the language model reads in here; a bridge is never lost in silence.
+
+    Raises Internal where it read anything else at the pictures' places `is_picture` [1, L], or did not run.
+    """
+    if not visual.bridged:
+        yield
+        return
+    arrived: list[bool] = []
+
+    def compare(_module: Any, _inputs: Any, named: dict[str, Any]) -> None:
+        read = named["inputs_embeds"][is_picture]
+        arrived.append(read.shape == visual.tokens.shape and bool((read == visual.tokens.to(read)).all()))
+
+    hook = text_encoder.model.language_model.register_forward_pre_hook(compare, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+    if arrived != [True] or visual.bridged != len(visual.tokens):
+        raise Internal("the bridged tokens did not reach the text encoder, so that the picture would be the baseline's")
 
 
 def _token_ids(text_encoder: Any, processor: Any, prompt: str, visual: VisualTokens) -> Tensor:

@@ -67,7 +67,7 @@ class VisionBridge(nn.Module):
         sum to 1. Raises ValueError, naming both, where counts or widths differ from the bridge's.
         """
         self._check(baseline, levels)
-        dtype = self.down[0].weight.dtype
+        dtype = next(self.parameters()).dtype
         tokens = baseline.to(dtype)
         inner = [
             functional.gelu(down(norm(level.to(dtype))))

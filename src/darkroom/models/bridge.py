@@ -1,0 +1,146 @@
+"""Bridges as files, and what a bridge does to the visual tokens of pictures.
+
+A file is safetensors: the weights, and in its header the bridge's form and what it was trained for. A pickle, which
+can run code, is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from darkroom.errors import Internal, InvalidInput
+from darkroom.models.sight import VisualTokens
+from darkroom.models.vision import Grid, Sight
+from darkroom.technique.bridge import BridgeConfig, VisionBridge
+
+FORM, ABOUT = "darkroom.bridge", "about"
+"""Keys of the header: the form, as JSON, and what is known of the training, as JSON."""
+_PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """A bridge to be used. about: JSON values on its training (steps, models, losses); empty for one untrained."""
+
+    module: VisionBridge
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def config(self) -> BridgeConfig:
+        """Its form."""
+        return self.module.config
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it leaves every token as it is, as an untrained one does."""
+        return self.module.gate is not None and not bool(self.module.gate.any())
+
+    def fits(self, baseline_dim: int, extractor_dim: int, levels: int) -> None:
+        """Raise InvalidInput, naming both sides, for models of other dimensions."""
+        config = self.config
+        if (config.baseline_dim, config.extractor_dim, config.levels) != (baseline_dim, extractor_dim, levels):
+            raise InvalidInput(
+                f"bridge was made for {config.levels} levels of width {config.extractor_dim} and tokens of width "
+                f"{config.baseline_dim}; these models have {levels} of {extractor_dim} and {baseline_dim}",
+                field="bridge",
+            )
+
+
+@dataclass(frozen=True)
+class Bridged:
+    """Visual tokens as the bridge has left them. attention: per picture [rows, columns, levels], or None (MLP)."""
+
+    visual: VisualTokens
+    attention: tuple[Tensor | None, ...]
+
+
+def untrained(config: BridgeConfig, seed: int = 0) -> Bridge:
+    """A bridge as it is before its first step; the same seed draws the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Bridge(VisionBridge(config).eval().requires_grad_(False))
+
+
+def to_bytes(bridge: Bridge) -> bytes:
+    """The file of a bridge."""
+    header = {FORM: json.dumps(asdict(bridge.config)), ABOUT: json.dumps(dict(bridge.about))}
+    weights = {name: value.detach().to("cpu").contiguous() for name, value in bridge.module.state_dict().items()}
+    return save(weights, header)
+
+
+def from_bytes(data: bytes, name: str = "bridge") -> Bridge:
+    """A bridge from the bytes of its file. Raises InvalidInput, which names `name`, for anything else."""
+    if data.startswith(_PICKLES):
+        raise InvalidInput(f"{name} must be a safetensors file; a pickle can run code and is refused", field=name)
+    try:
+        weights, header = load(data), _header(data)
+    except (SafetensorError, ValueError) as error:
+        raise InvalidInput(f"{name} is no safetensors file, or a damaged one", field=name) from error
+    if FORM not in header:
+        raise InvalidInput(f"{name} is a safetensors file without a bridge's form in its header", field=name)
+    try:
+        config = BridgeConfig(**json.loads(header[FORM]))
+        about = json.loads(header.get(ABOUT, "{}"))
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name} describes no bridge that is known here: {error}", field=name) from error
+    with torch.device("meta"):
+        module = VisionBridge(config)
+    try:
+        module.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise InvalidInput(f"{name} has weights that do not belong to the form in its header", field=name) from error
+    return Bridge(module.eval().requires_grad_(False), about)
+
+
+def digest(bridge: Bridge) -> str:
+    """SHA-256 of form and weights; the same for equal bridges, whatever is told about them."""
+    found = hashlib.sha256(repr(bridge.config).encode())
+    for name, value in sorted(bridge.module.state_dict().items()):
+        found.update(name.encode() + value.detach().to("cpu").contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+@torch.no_grad()
+def fuse(bridge: Bridge, visual: VisualTokens, sights: Sequence[Sight], merge: int) -> Bridged:
+    """The visual tokens of all pictures with the bridge between; sights on other grids are interpolated.
+
+    merge: patches of one merged cell, a side, in `visual.grids`. Raises InvalidInput where the bridge does not fit,
+    and Internal unless every token of every picture has gone through it.
+    """
+    grids = merged_grids(visual, merge)
+    if len(sights) != len(grids):
+        raise Internal(f"{len(grids)} pictures have visual tokens and {len(sights)} have a sight to bridge")
+    parts = visual.tokens.split([rows * columns for rows, columns in grids])
+    module = bridge.module.to(visual.tokens.device)
+    tokens, attention = [], []
+    for part, sight, grid in zip(parts, sights, grids, strict=True):
+        levels = [level.to(part.device) for level in sight.on(grid).levels]
+        if not levels:
+            raise InvalidInput("bridge needs levels of sight, and this vision model gives none", field="bridge")
+        bridge.fits(part.shape[-1], levels[0].shape[-1], len(levels))
+        fused, weights = module(part, levels)
+        tokens.append(fused)
+        attention.append(None if weights is None else weights.unflatten(0, grid))
+    together = torch.cat(tokens)
+    if together.shape != visual.tokens.shape or not bool(together.isfinite().all()):
+        raise Internal("the bridge did not give one finite token for each visual token")
+    return Bridged(replace(visual, tokens=together, bridged=len(together)), tuple(attention))
+
+
+def merged_grids(visual: VisualTokens, merge: int) -> list[Grid]:
+    """(rows, columns) of each picture's visual tokens."""
+    return [(height // merge, width // merge) for _, height, width in visual.grids.tolist()]
+
+
+def _header(data: bytes) -> dict[str, str]:
+    length = int.from_bytes(data[:8], "little")
+    return dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
