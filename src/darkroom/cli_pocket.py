@@ -79,13 +79,14 @@ def evaluate(
     size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="Of the cases, in pixels.")] = "128x128",
 ) -> None:
     """Judge a family on held-out edits; write scores.json, scores.md and grids."""
+    from darkroom.pocket.evaluate import PORTRAIT, parse_size
     from darkroom.pocket.evaluate import evaluate as judge
-    from darkroom.pocket.evaluate import parse_size
     from darkroom.pocket.shipped import EDIT, TAUGHT
     from darkroom.pocket.world.edits import KINDS
 
-    if unknown := set(kind or ()) - set(KINDS):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not one of {', '.join(KINDS)}", param_hint="--kind")
+    if unknown := set(kind or ()) - {*KINDS, PORTRAIT}:
+        allowed = ", ".join((*KINDS, PORTRAIT))
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not one of {allowed}", param_hint="--kind")
     try:
         sides = parse_size(size)
     except ValueError as error:

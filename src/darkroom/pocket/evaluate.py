@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from darkroom.models.editor import Editor
+from darkroom.pocket.judging.drawn import DrawnScore, held_out_portrait, judge_portraits
 from darkroom.pocket.judging.grids import draw_grid
 from darkroom.pocket.judging.rules import is_right
 from darkroom.pocket.judging.samples import apply, load_editor, round_trip
@@ -19,6 +20,8 @@ from darkroom.pocket.world.scenes import draw_scene
 
 # Training draws its scenes from (seed, number) with small seeds; these never meet them.
 HELD_OUT_SEED = 900_001
+# People drawn from a caption: no edit, and judged by another ruler.
+PORTRAIT = "portrait"
 
 Report = Callable[[str], None]
 
@@ -58,9 +61,10 @@ def evaluate(
     """Judge the family in `folder`; write scores.json, scores.md and a picture grid per kind and setting to `out`.
 
     `settings`: (steps, true_cfg_scale). Every case is edited once per seed; the shown ones are the first of each kind,
-    not the best. `size`: (width, height) of the cases in pixels.
+    not the best. `kinds`: of KINDS, and PORTRAIT. `size`: (width, height) of the cases in pixels.
     """
     editor = load_editor(folder)
+    portraits, kinds = PORTRAIT in kinds, [kind for kind in kinds if kind != PORTRAIT]
     edits = {kind: [held_out(kind, number, *size) for number in range(cases)] for kind in kinds}
     scores = []
     for steps, scale in settings:
@@ -69,7 +73,11 @@ def evaluate(
             scores.append(score)
             draw_grid(out / f"{kind.replace(' ', '_')}_{steps}_steps_cfg_{scale:g}.png", rows[:12])
             report(f"{steps} steps, CFG {scale:g}: {kind} {score.right:.0%} right, {score.psnr:.1f} dB")
-    _write(out, scores, vae_figures(editor))
+    drawn = []
+    if portraits:
+        people = [held_out_portrait(HELD_OUT_SEED, number) for number in range(cases)]
+        drawn = [judge_portraits(editor, out, people, steps, scale, report) for steps, scale in settings]
+    _write(out, scores, drawn, vae_figures(editor))
     return scores
 
 
@@ -126,14 +134,14 @@ def _judge(
     return score, rows
 
 
-def _write(out: Path, scores: list[Score], vae: dict[str, float]) -> None:
+def _write(out: Path, scores: list[Score], drawn: list[DrawnScore], vae: dict[str, float]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    report = {"vae_psnr": vae, "scores": [asdict(score) for score in scores]}
+    report = {"vae_psnr": vae, "scores": [asdict(score) for score in scores], "portraits": list(map(asdict, drawn))}
     (out / "scores.json").write_text(json.dumps(report, indent=2) + "\n")
-    (out / "scores.md").write_text(table(scores, vae))
+    (out / "scores.md").write_text(table(scores, drawn, vae))
 
 
-def table(scores: list[Score], vae: dict[str, float]) -> str:
+def table(scores: list[Score], drawn: list[DrawnScore], vae: dict[str, float]) -> str:
     """The scores as Markdown, for the model card."""
     lines = [
         "| kind | steps | CFG | cases | right | PSNR to target | of the unedited source | kept outside | VAE alone |",
@@ -145,8 +153,16 @@ def table(scores: list[Score], vae: dict[str, float]) -> str:
             f"| {score.kind} | {score.steps} | {score.true_cfg_scale:g} | {score.cases} | {_share(score)} "
             f"| {score.psnr:.1f} dB | {score.source_psnr:.1f} dB | {kept} | {bound} |"
         )
+    lines += [line for portraits in drawn for line in ("", _told(portraits))]
     lines += ["", f"VAE round trip: {vae['scenes']:.1f} dB on scenes, {vae['photos']:.1f} dB on photos."]
     return "\n".join(lines) + "\n"
+
+
+def _told(drawn: DrawnScore) -> str:
+    return (
+        f"Portraits from captions, {drawn.steps} steps, CFG {drawn.true_cfg_scale:g}: of what {drawn.cases} captions "
+        f"name {drawn.named:.0%} is read back from the drawings, {drawn.truth:.0%} from true pictures."
+    )
 
 
 def _share(score: Score) -> str:
