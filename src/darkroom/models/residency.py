@@ -16,8 +16,21 @@ class Resident:
     def use(self, part: Any) -> None:
         """`part` runs next."""
 
+    def rest(self, part: Any) -> None:
+        """`part` has run and is not needed for a while."""
+
     def leave(self, part: Any) -> None:
         """`part` is let go."""
+
+
+class Visiting(Resident):
+    """A part comes to the device for each use and goes back to the CPU when `rest` is called."""
+
+    def use(self, part: Any) -> None:
+        part.to(self.device)
+
+    def rest(self, part: Any) -> None:
+        part.to("cpu")
 
 
 class OneAtATime(Resident):

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from darkroom.errors import ModelNotReady
 from darkroom.models.cache import TensorCache, picture_key
-from darkroom.models.precision import compute_dtype, quantise
+from darkroom.models.parts import header
+from darkroom.models.precision import compute_dtype, quantise, stored_bytes
 from darkroom.models.residency import Resident
 from darkroom.models.sight import plain
 from darkroom.models.specs import Precision
@@ -79,14 +80,26 @@ class VisionExtractor:
 
     @classmethod
     def load(
-        cls, folder: Path, device: torch.device, precision: Precision = "float32", language: bool = True
+        cls,
+        folder: Path,
+        device: torch.device,
+        precision: Precision = "float32",
+        language: bool = True,
+        *,
+        residency: Resident | None = None,
+        cache: TensorCache | None = None,
+        identity: Hashable = None,
     ) -> VisionExtractor:
         """From a folder with weights, image processor and tokenizer. Raises ModelNotReady for other families.
 
         language: False leaves the language model out, which is most of the weights; no prompt can then be read.
+        residency, cache, identity: as the extractor takes them.
         """
         model = load_model(folder, precision, language).to(device)
-        return cls(model, *load_processors(folder), identity=str(folder))
+        image_processor, tokenizer = load_processors(folder)
+        return cls(
+            model, image_processor, tokenizer, residency=residency, cache=cache, identity=identity or str(folder)
+        )
 
     @property
     def hidden_size(self) -> int:
@@ -148,6 +161,7 @@ class VisionExtractor:
         seen: Seen = self._tower.see(self.model.visual, pixels, patches)
         if prompt is not None:
             seen = read(self.model, self._ids(prompt, grid), seen, patches, self.levels)
+        self._residency.rest(self.model)
         return (*seen[0], seen[1])
 
     def _ids(self, prompt: str, grid: Grid) -> Tensor:
@@ -191,6 +205,13 @@ def load_model(folder: Path, precision: Precision, language: bool) -> Any:
         model = Eyes(quiet.from_pretrained(folder, dtype=dtype, key_mapping={r"^(model\.)?visual\.": ""}), config)
     model.eval().requires_grad_(False)
     return quantise(model, "vision", precision)
+
+
+def expected_bytes(folder: Path, precision: Precision, language: bool) -> int:
+    """What `load_model` will take, from the headers of the files; nothing is loaded."""
+    named = [entry for path in sorted(folder.glob("*.safetensors")) for entry in header(path)]
+    kept = [(name, shape) for name, shape in named if "visual." in name or (language and "lm_head" not in name)]
+    return sum(stored_bytes("vision", name.removeprefix("model."), shape, precision) for name, shape in kept)
 
 
 def load_processors(folder: Path) -> tuple[Any, Any]:

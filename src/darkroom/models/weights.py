@@ -24,6 +24,7 @@ PARTIAL = ".partial"
 def locate(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
     """The folder that holds `parts` of a checkpoint, downloaded through the hub's cache if it is no local folder.
 
+    No parts: a checkpoint of transformers, whose files lie side by side.
     Raises ModelNotReady where a part is missing or the hub does not answer.
     """
     folder = Path(spec.repo)
@@ -106,7 +107,8 @@ def _download(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        patterns = ["*.json", *(f"{part}/*" for part in (*parts, *PACKED_APART))]
+        apart = [f"{part}/*" for part in (*parts, *PACKED_APART)] if parts else ["*.safetensors", "*.txt", "*.jinja"]
+        patterns = ["*.json", *apart]
         return Path(snapshot_download(spec.repo, revision=spec.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelNotReady(f"the weights {spec.repo!r} could not be downloaded; {_remedy(spec)}") from error
