@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,12 +30,16 @@ class Checkpoint(Protocol):
     def device_bytes(self, part: str) -> int:
         """What the part will take on the device; nothing is loaded."""
 
-    def load(self, devices: Mapping[str, torch.device]) -> dict[str, Any]:
-        """The parts, in evaluation mode, each on its device. Raises ModelNotReady."""
+    def load(self, devices: Mapping[str, torch.device]) -> Mapping[str, Future[Any]]:
+        """The parts on their way, in evaluation mode, each to its device. They, or this, raise ModelNotReady."""
 
 
 class Unpacked:
-    """diffusers' layout: each part by its class's `from_pretrained`, one after the other, quantised on the CPU."""
+    """diffusers' layout: each part by its class's `from_pretrained`, one after the other, quantised on the CPU.
+
+    All are there when `load` returns: `from_pretrained` patches torch for the whole process, so that no other thread
+    could use a model meanwhile.
+    """
 
     cache: Path | None = None
 
@@ -51,8 +56,8 @@ class Unpacked:
         weight = expected_weight(self.folder / part, part, self.precision)
         return weight.device + (0 if self.folded else weight.modulation)
 
-    def load(self, devices: Mapping[str, torch.device]) -> dict[str, Any]:
-        return {part: self._part(part).to(device) for part, device in devices.items()}
+    def load(self, devices: Mapping[str, torch.device]) -> Mapping[str, Future[Any]]:
+        return {part: _here(self._part(part).to(device)) for part, device in devices.items()}
 
     def _part(self, part: str) -> Any:
         module = LOADERS[part](self.folder / part, self.precision)
@@ -80,8 +85,8 @@ class Packed:
     def device_bytes(self, part: str) -> int:
         return self.manifest.size(part)
 
-    def load(self, devices: Mapping[str, torch.device]) -> dict[str, Any]:
-        return packing.load(self.folder, devices).wait()
+    def load(self, devices: Mapping[str, torch.device]) -> Mapping[str, Future[Any]]:
+        return packing.load(self.folder, devices).parts
 
 
 def open_checkpoint(folder: Path, profile: Profile) -> Checkpoint:
@@ -89,3 +94,7 @@ def open_checkpoint(folder: Path, profile: Profile) -> Checkpoint:
     return Packed(folder, profile) if packing.is_packed(folder) else Unpacked(folder, profile)
 
 
+def _here(module: Any) -> Future[Any]:
+    there: Future[Any] = Future()
+    there.set_result(module)
+    return there

@@ -23,6 +23,7 @@ from darkroom.models.areas import Areas
 from darkroom.models.attention import use_attention
 from darkroom.models.cache import Encodings, TensorCache
 from darkroom.models.forward import Forward
+from darkroom.models.late import Late
 from darkroom.models.levers import Levers
 from darkroom.models.residency import Resident
 from darkroom.models.sight import VisualTokens, encode_text, look, prefix_length
@@ -66,7 +67,8 @@ class Editor:
     Not thread-safe: one thread runs torch. `max_batch` bounds how many images share one forward. `vocabulary` is
     what a miniature was taught, None for a model that knows language. `levers` is none unless given; `frame_vae` is
     the form of the VAE that encodes and decodes. `encodings`, where given, are kept from job to job.
-    Modulation tables and what is compiled are kept in `cache_dir`.
+    Modulation tables and what is compiled are kept in `cache_dir`. A transformer that is `Late` (then `residency` is
+    given) is waited for where it is first needed, which no encoding and decoding does.
     """
 
     def __init__(
@@ -86,20 +88,65 @@ class Editor:
         encodings: Encodings | None = None,
         cache_dir: Path | None = None,
     ) -> None:
-        self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
+        self.vae, self.text_encoder = vae, text_encoder
         self.processor, self.schedule, self.areas, self.max_batch = processor, schedule, areas, max_batch
         self.residency = residency or Resident(transformer.device)
         self.vocabulary = vocabulary
         self.encodings = encodings or Encodings(TensorCache(0), None)
         self.levers = levers or Levers.none()
         self.frame_vae = single_frame(vae, share=True) if self.levers.conv2d else vae
-        if self.levers != Levers.none() or attention != "auto":
-            use_attention(transformer, attention)
-        self.forward = Forward(transformer, self.levers, cache_dir)
+        self._attention, self._cache_dir = attention, cache_dir
+        self._placed: tuple[Any, Forward] | None = None
+        self._late = transformer if isinstance(transformer, Late) else None
+        if self._late is None:
+            self._place(transformer)
         self.prefix = prefix_length(processor.tokenizer)
         self._pixels = VaeImageProcessor(vae_scale_factor=TOKEN_PIXELS)
         self._mean = torch.tensor(vae.config.latents_mean)
         self._std = torch.tensor(vae.config.latents_std)
+
+    # -- a transformer that comes late ----------------------------------------------------------
+
+    @property
+    def transformer(self) -> Any:
+        """The transformer; waits for it. Raises what its loading raised."""
+        return self._settled()[0]
+
+    @property
+    def forward(self) -> Forward:
+        """Its forward; waits for it likewise."""
+        return self._settled()[1]
+
+    @property
+    def whole(self) -> bool:
+        """Whether the transformer is in its place. May be asked from any thread."""
+        return self._placed is not None
+
+    def finish(self) -> Editor:
+        """Wait for the transformer; this editor. Raises what its loading raised."""
+        self._settled()
+        return self
+
+    def came(self, seconds: float) -> bool:
+        """Wait at most so long; whether asking for the transformer now returns, or raises, without waiting."""
+        return self._late is None or self._late.came(seconds)
+
+    @property
+    def problem(self) -> str | None:
+        """What `health` should say of a lever that does not work. May be asked from any thread."""
+        return None if self._placed is None else self._placed[1].problem
+
+    def _settled(self) -> tuple[Any, Forward]:
+        if self._late is not None:
+            self._late.deliver(self._place)
+            self._late = None
+        assert self._placed is not None
+        return self._placed
+
+    def _place(self, transformer: Any) -> None:
+        if self.levers != Levers.none() or self._attention != "auto":
+            use_attention(transformer, self._attention)
+        self._placed = transformer, Forward(transformer, self.levers, self._cache_dir)
 
     # -- conditioning ---------------------------------------------------------------------------
 
@@ -170,7 +217,7 @@ class Editor:
 
     def noise(self, seeds: Sequence[int], width: int, height: int) -> Tensor:
         """[B, N, 64] float32, each image from its own CPU generator, so that a seed means the same everywhere."""
-        shape = (1, 1, self.transformer.config.in_channels // 4, height // 8, width // 8)
+        shape = (1, 1, self.vae.config.z_dim, height // 8, width // 8)
         drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return pack(torch.cat(drawn).transpose(1, 2)).to(self.device)
 
@@ -262,8 +309,9 @@ class Editor:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in, read off a projection that is never stored in less."""
-        return torch.as_tensor(self.transformer.img_in.bias).dtype
+        """What the model computes in, read off the VAE, which is never stored in less."""
+        dtype: torch.dtype = self.vae.dtype
+        return dtype
 
 
 def fit(area: int, ratio: float) -> tuple[int, int]:

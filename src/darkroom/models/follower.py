@@ -110,7 +110,7 @@ class _Followed:
     def __init__(self, folder: Path, profile: Profile, device: torch.device) -> None:
         checkpoint = open_checkpoint(folder, profile)
         self._profile, self._device = profile, device
-        self._transformer = checkpoint.load({"transformer": device})["transformer"]
+        self._transformer = checkpoint.load({"transformer": device})["transformer"].result()
         levers = Levers(fold=profile.levers.fold)
         self._forward = Forward(self._transformer, levers, profile.cache_dir or checkpoint.cache)
         self._clothes = ExitStack()

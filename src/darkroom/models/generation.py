@@ -57,7 +57,7 @@ def condition(editor: Editor, prompts: Sequence[str], negative_prompt: str | Non
 
 def no_references(editor: Editor) -> References:
     """No pictures at all; an output of no given size is square."""
-    latents = torch.zeros(1, 0, editor.transformer.config.in_channels, dtype=editor.dtype, device=editor.device)
+    latents = torch.zeros(1, 0, 4 * editor.vae.config.z_dim, dtype=editor.dtype, device=editor.device)
     return References(_no_sight(editor), latents, (), (1, 1))
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +20,9 @@ from darkroom.errors import DarkroomError, ModelNotReady, UnsupportedType
 from darkroom.faults import is_the_devices
 from darkroom.models.cache import MIB, Encodings, TensorCache
 from darkroom.models.checkpoint import Checkpoint, open_checkpoint
-from darkroom.models.crew import Crew
+from darkroom.models.crew import Crew, Followers
 from darkroom.models.editor import Editor
+from darkroom.models.late import Late, Take
 from darkroom.models.optical_flow import OpticalFlow, load_optical_flow
 from darkroom.models.parts import load_processor, load_schedule
 from darkroom.models.perceptual import Perceptual, load_perceptual
@@ -27,6 +31,8 @@ from darkroom.models.precision import require
 from darkroom.models.residency import OneAtATime, Resident
 from darkroom.models.specs import Card, ModelSpec, Profile
 from darkroom.models.weights import fingerprint, locate, vocabulary
+
+log = logging.getLogger(__name__)
 
 GIB = 2**30
 
@@ -46,7 +52,7 @@ class RoleState:
 
 @dataclass
 class _Part:
-    """A loaded heavy part and the roles that use it."""
+    """A heavy part and the roles that use it; while it is on its way, None and what it will take."""
 
     module: Any
     bytes: int
@@ -86,15 +92,21 @@ class Shelf:
 
     def is_warm(self, role: str) -> bool:
         """Whether the next job finds this model loaded."""
-        return role in self._editors
+        return role in self._editors and self._editors[role].whole
 
-    def editor(self, role: str) -> Editor:
-        """The role's editor, loaded now if it is not warm. Raises ModelNotReady, or OutOfMemory from the device."""
+    def editor(self, role: str, *, whole: bool = True) -> Editor:
+        """The role's editor, loaded now if it is not warm. Raises ModelNotReady, or OutOfMemory from the device.
+
+        whole: False hands out a packed model as soon as it can encode. Its transformer goes on loading and is waited
+        for where it is first asked for; should it fail, that raises the same errors, and the model is cold again.
+        """
         self.spec(role)
         if role not in self._editors:
+            self._finish()
             self._editors[role] = self._tracked_load(role)
         self._editors.move_to_end(role)
-        return self._editors[role]
+        editor = self._editors[role]
+        return editor.finish() if whole or editor.came(0.0) else editor
 
     def perceptual(self) -> Perceptual:
         """What pictures look alike by; loaded for the first job that measures, and kept."""
@@ -130,7 +142,7 @@ class Shelf:
         with self._lock:
             states = dict(self._states)
         for role, editor in list(self._editors.items()):
-            states[role] = replace(states[role], problem=states[role].problem or editor.forward.problem)
+            states[role] = replace(states[role], problem=states[role].problem or editor.problem)
         return {
             "profile": self.profile.name,
             "models": {role: {k: v for k, v in vars(state).items() if v is not None} for role, state in states.items()},
@@ -144,8 +156,16 @@ class Shelf:
     def _tracked_load(self, role: str) -> Editor:
         started = time.perf_counter()
         self._set(self._state_of(role, "loading"), role)
+        with self._failing(role):
+            editor = self._load(role, started)
+        self._ready(role, "warm" if editor.whole else "loading", time.perf_counter() - started)
+        return editor
+
+    @contextmanager
+    def _failing(self, role: str) -> Iterator[None]:
+        """What goes wrong inside the block ends the loading: the model is let go, and the error says what it was."""
         try:
-            editor = self._load(role)
+            yield
         except DarkroomError as error:
             self._fail(role, error.message)
             raise
@@ -159,18 +179,22 @@ class Shelf:
                 f"the {role} model {Path(spec.repo).name!r} could not be loaded: its files do not "
                 "make a Qwen-Image-Edit model"
             ) from error
-        occupied = sum(part.bytes for part in self._parts.values() if role in part.roles)
-        self._set(
-            replace(
-                self._state_of(role, "warm"),
-                load_seconds=round(time.perf_counter() - started, 3),
-                gib=round(occupied / GIB, 4),
-            ),
-            role,
-        )
-        return editor
 
-    def _load(self, role: str) -> Editor:
+    def _ready(self, role: str, state: Literal["warm", "loading"], seconds: float) -> None:
+        occupied = sum(part.bytes for part in self._parts.values() if role in part.roles)
+        found = self._state_of(role, state)
+        self._set(replace(found, load_seconds=round(seconds, 3), gib=round(occupied / GIB, 4)), role)
+
+    def _finish(self) -> None:
+        """Wait for what is still loading: modules are built under a patch of torch, which no other load may meet."""
+        for role, editor in list(self._editors.items()):
+            try:
+                editor.finish()
+            # The job that this one makes wait was of another model.
+            except ModelNotReady as error:
+                log.warning("the %s model is gone: %s", role, error.message)
+
+    def _load(self, role: str, started: float) -> Editor:
         spec = self.spec(role)
         folder = locate(spec, editor_parts(spec))
         require(self.profile.precision, read_card() if self.profile.device == "cuda" else None)
@@ -179,13 +203,8 @@ class Shelf:
         self._claim(role, keys.values())
         missing = [part for part, key in keys.items() if key not in self._parts]
         self._make_room(role, [checkpoint.device_bytes(part) for part in missing])
-        # The other GPUs load while this one does.
-        followers = self.crew.load(folder) if self.crew is not None and "transformer" in missing else None
-        modules = self._modules(role, checkpoint, keys)
-        if followers is not None:
-            followers.lead(modules["transformer"])
         return Editor(
-            **modules,
+            **self._modules(role, checkpoint, keys, folder, started),
             processor=load_processor(folder / spec.reader),
             schedule=load_schedule(folder / "scheduler"),
             areas=spec.areas,
@@ -207,14 +226,37 @@ class Shelf:
             if key in self._parts:
                 self._parts[key].roles.add(role)
 
-    def _modules(self, role: str, checkpoint: Checkpoint, keys: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
-        """Every part: what is not here yet is loaded, what another role has loaded is shared."""
+    def _modules(
+        self, role: str, checkpoint: Checkpoint, keys: Mapping[str, tuple[Any, ...]], folder: Path, started: float
+    ) -> dict[str, Any]:
+        """Every part: what is not here yet is loaded, the transformer late; what another role has loaded is shared."""
         missing = [part for part, key in keys.items() if key not in self._parts]
-        for part, module in checkpoint.load({part: self._home(part) for part in missing}).items():
-            self._parts[keys[part]] = _Part(module, occupied_bytes(module))
+        # The other GPUs load while this one does.
+        followers = self.crew.load(folder) if self.crew is not None and "transformer" in missing else None
+        coming = checkpoint.load({part: self._home(part) for part in missing})
+        for part in missing:
+            module = None if part == "transformer" else coming[part].result()
+            held = checkpoint.device_bytes(part) if module is None else occupied_bytes(module)
+            self._parts[keys[part]] = _Part(module, held)
         for key in keys.values():
             self._parts[key].roles.add(role)
-        return {part: self._parts[key].module for part, key in keys.items()}
+        modules = {part: self._parts[key].module for part, key in keys.items()}
+        if "transformer" in missing:
+            late = self._parts[keys["transformer"]]
+            modules["transformer"] = Late(coming["transformer"], partial(self._came, role, late, followers, started))
+        return modules
+
+    def _came(
+        self, role: str, part: _Part, followers: Followers | None, started: float, late: Late, take: Take
+    ) -> None:
+        """The transformer's turn: wait for it, and make the model whole."""
+        with self._failing(role):
+            part.module, came_at = late.part()
+            part.bytes = occupied_bytes(part.module)
+            if followers is not None:
+                followers.lead(part.module)
+            take(part.module)
+        self._ready(role, "warm", max(came_at - started, self._states[role].load_seconds or 0.0))
 
     def _home(self, part: str) -> torch.device:
         """Where a part waits. The VAE is small and needed at both ends of a job: it stays on the device everywhere."""
@@ -243,6 +285,7 @@ class Shelf:
         return RoleState(state, public_id(spec), spec.revision, self.profile.precision)
 
     def _fail(self, role: str, problem: str) -> None:
+        self.evict(role)
         for part in self._parts.values():
             part.roles.discard(role)
         self._parts = {key: part for key, part in self._parts.items() if part.roles}

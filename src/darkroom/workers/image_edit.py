@@ -56,7 +56,7 @@ def run(job: ImageEdit, desk: Desk) -> Work:
     preset = plan(job, desk.shelf.spec("edit").presets, job.preset or DEFAULT)
     seed = job.seed if job.seed >= 0 else secrets.randbelow(2**31)
     inputs: Inputs = desk.prepared
-    editor = desk.editor("edit")
+    editor = desk.editor("edit", whole=False)
     known = editor.encodings.counts
     yield Progress("encode", 0, 1)
     with desk.clock.span("encode"):
@@ -69,6 +69,7 @@ def run(job: ImageEdit, desk: Desk) -> Work:
     pictures = [Picture(i, job.prompts[i], seed + k) for i in embeddings for k in range(job.num_images)]
     prompts = tuple(embeddings[picture.prompt_index] for picture in pictures)
     batches = Accelerations(job)
+    yield from desk.finished(editor)
     with lora.worn(editor.transformer, inputs.loras):
         conditioning = Conditioning(prompts, negative, references)
         yield from make(pictures, conditioning, job, preset, editor, desk, batches.around)

@@ -39,7 +39,7 @@ def run(job: ImageGenerate, desk: Desk) -> Work:
     """
     preset = plan(job, desk.shelf.spec("image").presets, DEFAULT)
     seed = job.seed if job.seed >= 0 else secrets.randbelow(2**31)
-    editor = desk.editor("image")
+    editor = desk.editor("image", whole=False)
     known = editor.encodings.counts
     yield Progress("encode", 0, 1)
     with desk.clock.span("encode"):
@@ -48,6 +48,7 @@ def run(job: ImageGenerate, desk: Desk) -> Work:
         embeddings, failed = read_prompts(job, embed)
     warn_of_words(job, editor, desk)
     yield Progress("encode", 1, 1)
+    yield from desk.finished(editor)
     pictures = [Picture(i, job.prompts[i], seed + k) for i in embeddings for k in range(job.num_images)]
     prompts = tuple(embeddings[picture.prompt_index] for picture in pictures)
     conditioning = Conditioning(prompts, negative, generation.no_references(editor))

@@ -13,6 +13,9 @@ from darkroom.models.editor import Editor
 from darkroom.models.shelf import Shelf
 from darkroom.timing import Clock
 
+POLL_SECONDS = 0.1
+"""Between two looks at a cancel or the time limit while a model loads."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -86,11 +89,24 @@ class Desk:
     earlier: Sequence[Stored] = ()
     read_stored: Callable[[str], bytes] = _nothing_stored
 
-    def editor(self, role: str) -> Editor:
-        """The role's editor; loading it counts as `load` and makes the job a cold one."""
+    def editor(self, role: str, *, whole: bool = True) -> Editor:
+        """The role's editor; the wait for it counts as `load` and makes the job a cold one.
+
+        whole: False gives one that can encode, whose transformer may still be loading: ask for `finished` before it
+        denoises. What the job does meanwhile counts as what it is, so that `load` is waiting alone.
+        """
         self.cold = self.cold or not self.shelf.is_warm(role)
         with self.clock.span("load"):
-            return self.shelf.editor(role)
+            return self.shelf.editor(role, whole=whole)
+
+    def finished(self, editor: Editor) -> Generator[Event, None, None]:
+        """Wait for an editor's transformer, as `load`; yields meanwhile, so that the job can be cancelled."""
+        while not editor.whole:
+            with self.clock.span("load"):
+                if editor.came(POLL_SECONDS):
+                    editor.finish()
+            if not editor.whole:
+                yield Progress("load", 0, 1)
 
     def warn(self, sentence: str) -> None:
         """Say something in the reply, once."""

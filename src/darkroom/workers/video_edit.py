@@ -150,9 +150,10 @@ def resumed(clip: Clip, desk: Desk) -> Clip:
 def run(job: VideoEdit, desk: Desk) -> Work:
     """Make what is missing of the clip, frame by frame, then the films, the table and the sheet."""
     clip: Clip = desk.prepared
-    editor = desk.editor("video")
+    editor = desk.editor("video", whole=False)
     with desk.clock.span("load"):
         rulers = Rulers(desk.shelf.perceptual(), desk.shelf.optical_flow(), editor.device)
+    yield from desk.finished(editor)
     warn_of_words(editor, job, clip.plan, desk)
     warn_of_windows(editor, job, clip.plan, desk)
     if not clip.done:

@@ -23,20 +23,27 @@ def run(job: Warmup, desk: Desk) -> Work:
             raise InvalidInput(f"models: profile {desk.shelf.profile.name} has no {role} model", field="models")
     for index, role in enumerate(roles):
         yield Progress("warmup", index, len(roles))
-        editor = desk.editor(role)
+        editor = desk.editor(role, whole=False)
+        with desk.clock.span("encode"):
+            conditioning = words(editor) if desk.shelf.spec(role).from_text else grey_edit(editor)
+        yield from desk.finished(editor)
         with desk.clock.span("denoise"):
-            exercise(editor, from_text=desk.shelf.spec(role).from_text)
+            exercise(editor, conditioning)
     return {"status": "warm", **desk.shelf.report()}
 
 
-def exercise(editor: Editor, from_text: bool) -> None:
+def exercise(editor: Editor, conditioning: Conditioning) -> None:
     """One short run with CFG at the model's usual size: kernels are chosen and caches filled."""
-    conditioning = generation.condition(editor, ["warm up"], " ") if from_text else grey_edit(editor)
     width, height = editor.output_size(conditioning.references, None)
     noise, sigmas = editor.noise([0], width, height), editor.sigmas(STEPS, width, height)
     for step in sample(editor.denoiser(conditioning, width, height, 4.0), noise, sigmas):
         latents = step.latents
     editor.decode(latents, width, height)
+
+
+def words(editor: Editor) -> Conditioning:
+    """A prompt alone."""
+    return generation.condition(editor, ["warm up"], " ")
 
 
 def grey_edit(editor: Editor) -> Conditioning:
