@@ -91,7 +91,10 @@ class EnhancedEditor:
 
         Raises InvalidInput where the bridge does not fit these models.
         """
-        baseline = self.editor.reference(images, sight_images)
+        return self.through(self.editor.reference(images, sight_images), sights)
+
+    def through(self, baseline: References, sights: Sequence[Sight]) -> Pair:
+        """Pictures that are encoded already, and what the bridge makes of them. Raises as `pair`."""
         bridged: Bridged = fuse(self.bridge, baseline.visual, sights, self.merge)
         return Pair(baseline, replace(baseline, visual=bridged.visual), bridged.attention)
 
