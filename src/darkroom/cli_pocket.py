@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -52,10 +53,7 @@ def train(
     flow = replace(recipe.flow, steps=steps or recipe.flow.steps)
     recipe = training.with_shards(replace(recipe, flow=flow), shards)
     parts = part or list(training.PARTS)
-    if unknown := set(parts) - set(training.PARTS):
-        raise typer.BadParameter(
-            f"{', '.join(sorted(unknown))}: not one of {', '.join(training.PARTS)}", param_hint="--part"
-        )
+    known(parts, training.PARTS, "--part")
     with told():
         if export:
             made = {"edit": training.export(work)}
@@ -65,6 +63,24 @@ def train(
             if install:
                 put_in_place(folder, WEIGHTS / name)
             typer.echo(str(folder))
+
+
+@pocket.command()
+def triples(
+    out: Annotated[Path, typer.Argument(help="The zip to write.")] = Path("triples.zip"),
+    count: Annotated[int, typer.Option(min=2)] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="The shipped bridge was trained on 0.")] = 0,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Repeatable; by default by turns decided by dot and words.")
+    ] = None,
+) -> None:
+    """Draw edit triples of the pocket world, to train a bridge with."""
+    from darkroom.pocket.triples import write_pocket_triples
+    from darkroom.pocket.world.edits import KINDS
+
+    known(kind, KINDS)
+    with told():
+        typer.echo(f"{write_pocket_triples(out, count, seed, kind)} triples in {out}")
 
 
 @pocket.command()
@@ -84,9 +100,7 @@ def evaluate(
     from darkroom.pocket.shipped import EDIT, TAUGHT
     from darkroom.pocket.world.edits import KINDS
 
-    if unknown := set(kind or ()) - {*KINDS, PORTRAIT}:
-        allowed = ", ".join((*KINDS, PORTRAIT))
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not one of {allowed}", param_hint="--kind")
+    known(kind, (*KINDS, PORTRAIT))
     try:
         sides = parse_size(size)
     except ValueError as error:
@@ -95,3 +109,9 @@ def evaluate(
     with told():
         judge(weights or EDIT, out, cases, settings, seed or [0], kind or TAUGHT, typer.echo, sides)
         typer.echo((out / "scores.md").read_text())
+
+
+def known(names: list[str] | None, allowed: Sequence[str], option: str = "--kind") -> None:
+    """Raises typer.BadParameter that names all that is not allowed, and what is."""
+    if unknown := set(names or ()) - set(allowed):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not one of {', '.join(allowed)}", param_hint=option)
