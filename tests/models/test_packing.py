@@ -109,6 +109,20 @@ def with_tables(profile: Profile, tmp_path_factory: pytest.TempPathFactory) -> P
     return with_model(profile, out)
 
 
+def test_tables_made_ahead_are_found_beside_a_cache_folder_of_the_settings_which_takes_the_new_ones(
+    with_tables: Profile, tmp_path: Path
+) -> None:
+    folder = Path(with_tables.models["edit"].repo)
+    made = {path.name for path in (folder / packing.TABLES).iterdir()}
+    spec, editor = with_tables.models["edit"], Shelf(replace(with_tables, cache_dir=tmp_path)).editor("edit")
+    for steps, computed in ((spec.presets["fast"].steps, 0), (7, 1)):
+        second = editor.sigmas(steps, 128, 128)[1] * 1000 / 1000  # every schedule begins at 1
+        editor.forward.folding.at(float(second), torch.float32)
+        assert editor.forward.folding.computed == computed
+    assert len(list((tmp_path / "modulation").iterdir())) == 1
+    assert {path.name for path in (folder / packing.TABLES).iterdir()} == made
+
+
 def test_a_schedule_that_was_not_foreseen_is_made_once_and_kept(with_tables: Profile, tmp_path: Path) -> None:
     folder = copied(Path(with_tables.models["edit"].repo), tmp_path / "mine")
     for computed in (1, 0):

@@ -67,8 +67,9 @@ class Editor:
     Not thread-safe: one thread runs torch. `max_batch` bounds how many images share one forward. `vocabulary` is
     what a miniature was taught, None for a model that knows language. `levers` is none unless given; `frame_vae` is
     the form of the VAE that encodes and decodes. `encodings`, where given, are kept from job to job.
-    Modulation tables and what is compiled are kept in `cache_dir`. A transformer that is `Late` (then `residency` is
-    given) is waited for where it is first needed, which no encoding and decoding does.
+    Modulation tables and what is compiled are kept in `cache_dir`; tables in `made_ahead` are read, too. A transformer
+    that is `Late` (then `residency` is given) is waited for where it is first needed, which no encoding and decoding
+    does.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Editor:
         vocabulary: frozenset[str] | None = None,
         encodings: Encodings | None = None,
         cache_dir: Path | None = None,
+        made_ahead: Path | None = None,
     ) -> None:
         self.vae, self.text_encoder = vae, text_encoder
         self.processor, self.schedule, self.areas, self.max_batch = processor, schedule, areas, max_batch
@@ -95,7 +97,7 @@ class Editor:
         self.encodings = encodings or Encodings(TensorCache(0), None)
         self.levers = levers or Levers.none()
         self.frame_vae = single_frame(vae, share=True) if self.levers.conv2d else vae
-        self._attention, self._cache_dir = attention, cache_dir
+        self._attention, self._cache_dir, self._made_ahead = attention, cache_dir, made_ahead
         self._placed: tuple[Any, Forward] | None = None
         self._late = transformer if isinstance(transformer, Late) else None
         if self._late is None:
@@ -146,7 +148,7 @@ class Editor:
     def _place(self, transformer: Any) -> None:
         if self.levers != Levers.none() or self._attention != "auto":
             use_attention(transformer, self._attention)
-        self._placed = transformer, Forward(transformer, self.levers, self._cache_dir)
+        self._placed = transformer, Forward(transformer, self.levers, self._cache_dir, self._made_ahead)
 
     # -- conditioning ---------------------------------------------------------------------------
 

@@ -295,11 +295,18 @@ def _embed(transformer: Any, timestep: float, dtype: torch.dtype, device: torch.
 class Folding:
     """Tables of one transformer by timestep, LoRA and schedule: in memory, on disk where a folder is given.
 
+    made_ahead: another folder of tables, looked at after `folder`, in which none is kept.
     A timestep that no table holds is computed together with the whole schedule that was announced last.
     """
 
-    def __init__(self, transformer: Any, weights: ModulationWeights, folder: Path | None = None) -> None:
-        self.transformer, self.weights, self.folder = transformer, weights, folder
+    def __init__(
+        self,
+        transformer: Any,
+        weights: ModulationWeights,
+        folder: Path | None = None,
+        made_ahead: Path | None = None,
+    ) -> None:
+        self.transformer, self.weights, self.folder, self.made_ahead = transformer, weights, folder, made_ahead
         self.computed = 0
         self._tables: OrderedDict[tuple[Any, ...], Table] = OrderedDict()
         self._announced: tuple[float, ...] = ()
@@ -336,23 +343,32 @@ class Folding:
         return table
 
     def _from_disk(self, timesteps: tuple[float, ...], dtype: torch.dtype, worn: tuple[str, ...]) -> Table:
-        path = self._path(timesteps, dtype, worn)
-        if path is not None and path.is_file():
-            try:
-                table = self._checked(Table.load(path), timesteps).to(self.transformer.device)
-                with suppress(OSError):  # a folder that is only read keeps its order
-                    os.utime(path)
-                return table
-            except ValueError as error:
-                log.warning("modulation table is computed anew: %s", error)
+        name = self._name(timesteps, dtype, worn)
+        for folder in dict.fromkeys((self.folder, self.made_ahead)):
+            table = None if name is None or folder is None else self._read(folder / name, timesteps)
+            if table is not None:
+                return table.to(self.transformer.device)
         self.computed += 1
         table = compute(self.transformer, self.weights, timesteps, dtype)
-        if path is not None:
+        if name is not None and self.folder is not None:
             try:
-                table.save(path)
-                _make_room(path.parent)
+                table.save(self.folder / name)
+                _make_room(self.folder)
             except OSError as error:
                 log.warning("modulation table is not kept: %s", error)
+        return table
+
+    def _read(self, path: Path, timesteps: tuple[float, ...]) -> Table | None:
+        """A table that was kept; None where there is none, or none that fits."""
+        if not path.is_file():
+            return None
+        try:
+            table = self._checked(Table.load(path), timesteps)
+        except ValueError as error:
+            log.warning("modulation table is not taken: %s", error)
+            return None
+        with suppress(OSError):  # a folder that is only read keeps its order
+            os.utime(path)
         return table
 
     def _checked(self, table: Table, timesteps: tuple[float, ...]) -> Table:
@@ -362,11 +378,12 @@ class Folding:
             raise ValueError("it belongs to another model or schedule")
         return table
 
-    def _path(self, timesteps: tuple[float, ...], dtype: torch.dtype, worn: tuple[str, ...]) -> Path | None:
-        if self.folder is None or self.weights.fingerprint is None:
+    def _name(self, timesteps: tuple[float, ...], dtype: torch.dtype, worn: tuple[str, ...]) -> str | None:
+        """A table's file, the same in every folder; None for weights that cannot be told apart."""
+        if self.weights.fingerprint is None:
             return None
         named = repr((TABLE_VERSION, self.weights.fingerprint, timesteps, str(dtype), worn))
-        return self.folder / f"{hashlib.sha256(named.encode()).hexdigest()}.safetensors"
+        return f"{hashlib.sha256(named.encode()).hexdigest()}.safetensors"
 
 
 def _make_room(folder: Path) -> None:

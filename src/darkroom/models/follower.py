@@ -112,7 +112,7 @@ class _Followed:
         self._profile, self._device = profile, device
         self._transformer = checkpoint.load({"transformer": device})["transformer"].result()
         levers = Levers(fold=profile.levers.fold)
-        self._forward = Forward(self._transformer, levers, profile.cache_dir or checkpoint.cache)
+        self._forward = Forward(self._transformer, levers, profile.cache_dir or checkpoint.cache, checkpoint.cache)
         self._clothes = ExitStack()
 
     @torch.no_grad()

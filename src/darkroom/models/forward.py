@@ -18,14 +18,20 @@ log = logging.getLogger(__name__)
 
 
 class Forward:
-    """Velocities from tokens, text and a timestep. cache_dir keeps modulation tables and compiled code."""
+    """Velocities from tokens, text and a timestep.
 
-    def __init__(self, transformer: Any, levers: Levers, cache_dir: Path | None = None) -> None:
+    cache_dir keeps modulation tables and compiled code; made_ahead is another such folder, whose tables are read.
+    """
+
+    def __init__(
+        self, transformer: Any, levers: Levers, cache_dir: Path | None = None, made_ahead: Path | None = None
+    ) -> None:
         self.transformer, self._weights = transformer, source_of(transformer)
         # Weights that are not in the module can only be had as a table.
         folds = levers.fold or not isinstance(self._weights, InModule)
         tables, code = (None, None) if cache_dir is None else (cache_dir / "modulation", cache_dir / "compiled")
-        self.folding = Folding(transformer, self._weights, tables) if folds else None
+        ahead = None if made_ahead is None else made_ahead / "modulation"
+        self.folding = Folding(transformer, self._weights, tables, ahead) if folds else None
         self.changed = differs_from_upstream(bool(transformer.config.zero_cond_t)) if levers.lean else None
         if self.changed is not None:
             log.warning("the lean forward does not fit the installed diffusers and is not used: %s", self.changed)

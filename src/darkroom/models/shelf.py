@@ -213,6 +213,7 @@ class Shelf:
             levers=self.profile.levers,
             attention=self.profile.attention,
             cache_dir=self.profile.cache_dir or checkpoint.cache,
+            made_ahead=checkpoint.cache,
             vocabulary=vocabulary(folder),
             encodings=Encodings(
                 self._encodings,
