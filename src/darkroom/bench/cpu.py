@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,54 +76,52 @@ def _machine(said: dict[str, Any]) -> str:
 
 
 def _levers(said: dict[str, Any]) -> str:
-    lines = [
-        "| lever | kind | seconds | spread | ratio | largest difference | PSNR, dB | forwards | encoders | held, MB |",
-        "|---|---|" + "---:|" * 8,
-    ]
-    for name, row in said.items():
-        lines.append(
-            f"| {name} | {row['kind']} | {row['median_seconds']:.3f} | {row['spread_seconds']:.3f} | "
-            f"{row['ratio']:.2f} | {_difference(row['equality'])} | {row['forwards']} | {row['encoder_calls']} | "
-            f"{row['bytes_held'] / 1e6:.1f} |"
-        )
-    return "\n".join(lines)
+    head = "lever|kind|seconds|spread|ratio|largest difference|PSNR, dB|forwards|encoders|held, MB"
+    return _rows(head, said, lambda name, row: [
+        name, row["kind"], f"{row['median_seconds']:.3f}", f"{row['spread_seconds']:.3f}", f"{row['ratio']:.2f}",
+        *_difference(row["equality"]), row["forwards"], row["encoder_calls"], f"{row['bytes_held'] / 1e6:.1f}",
+    ], words=2)  # fmt: skip
 
 
 def _cache(said: dict[str, Any]) -> str:
-    lines = ["| | seconds | encoder calls |", "|---|---:|---:|"]
-    for name in ("uncached", "cached"):
-        lines.append(f"| {name} | {said[name]['median_seconds']:.3f} | {said['encoder_calls'][name]} |")
+    rows = {name: said[name] for name in ("uncached", "cached")}
+    told = _rows("|seconds|encoder calls", rows, lambda name, row: [
+        name, f"{row['median_seconds']:.3f}", said["encoder_calls"][name],
+    ])  # fmt: skip
     equal = "bit-equal" if said["equality"]["psnr_db"] is None else "not equal"
-    return "\n".join(lines) + f"\n\nRatio {said['ratio']:.2f}; pictures {equal}."
+    return f"{told}\n\nRatio {said['ratio']:.2f}; pictures {equal}."
 
 
 def _accelerations(said: dict[str, Any]) -> str:
-    lines = [
-        "| acceleration | kind | steps computed | seconds | ratio | largest difference | PSNR, dB |",
-        "|---|---|" + "---:|" * 5,
-    ]
-    for name, row in said.items():
-        lines.append(
-            f"| {name} | {row['kind']} | {row['forwards']} of {row['steps']} | {row['median_seconds']:.3f} | "
-            f"{row['ratio']:.2f} | {_difference(row['equality'])} |"
-        )
-    return "\n".join(lines)
+    head = "acceleration|kind|steps computed|seconds|ratio|largest difference|PSNR, dB"
+    return _rows(head, said, lambda name, row: [
+        name, row["kind"], f"{row['forwards']} of {row['steps']}", f"{row['median_seconds']:.3f}",
+        f"{row['ratio']:.2f}", *_difference(row["equality"]),
+    ], words=2)  # fmt: skip
 
 
 def _load(said: dict[str, Any]) -> str:
-    lines = ["| | seconds | spread | MB read | GB/s |", "|---|---:|---:|---:|---:|"]
-    for name in ("from_pretrained", "packed_fp8"):
-        row = said[name]
-        lines.append(
-            f"| {name} | {row['seconds']:.3f} | {row['spread_seconds']:.3f} | {row['bytes'] / 1e6:.0f} | "
-            f"{row['gb_per_second']:.2f} |"
-        )
+    rows = {name: said[name] for name in ("from_pretrained", "packed_fp8")}
+    told = _rows("|seconds|spread|MB read|GB/s", rows, lambda name, row: [
+        name, f"{row['seconds']:.3f}", f"{row['spread_seconds']:.3f}", f"{row['bytes'] / 1e6:.0f}",
+        f"{row['gb_per_second']:.2f}",
+    ])  # fmt: skip
     return (
-        "\n".join(lines) + f"\n\nRandom weights of {said['layers']} layers, files out of the page cache: packed FP8 "
+        f"{told}\n\nRandom weights of {said['layers']} layers, files out of the page cache: packed FP8 "
         f"loads {said['ratio']:.2f} times as fast as `from_pretrained` in bf16."
     )
 
 
-def _difference(said: dict[str, Any]) -> str:
+def _rows(head: str, said: dict[str, Any], cells: Callable[[str, dict[str, Any]], list[Any]], words: int = 1) -> str:
+    """A table of one line for each of `said`. head: its columns, of which the first `words` are no numbers."""
+    columns = head.split("|")
+    lines = [
+        f"| {' | '.join(columns)} |".replace("|  |", "| |"),
+        "|" + "---|" * words + "---:|" * (len(columns) - words),
+    ]
+    return "\n".join(lines + [f"| {' | '.join(map(str, cells(name, row)))} |" for name, row in said.items()])
+
+
+def _difference(said: dict[str, Any]) -> tuple[str, str]:
     psnr = "–" if said["psnr_db"] is None else f"{said['psnr_db']:.1f}"
-    return f"{said['largest_difference_levels']} of 255 | {psnr}"
+    return f"{said['largest_difference_levels']} of 255", psnr
