@@ -65,7 +65,8 @@ def test_all_numbers_are_finite_and_all_times_positive(sections: dict[str, Any])
 def test_every_variant_is_the_baselines_picture_within_its_bound(sections: dict[str, Any]) -> None:
     found = {name: said["equality"]["within"] for name, said in sections.items() if "forward" in said and said["ratio"]}
     assert set(found.values()) == {True}
-    assert {"all, bf16", "all, fp8", "lever: fold", "lever: lean", "lever: conv2d", "lever: fp8"} <= set(found)
+    levers = {f"lever: {name}" for name in ("fold", "lean", "conv2d", "fp8", "int8")}
+    assert levers | {"all, bf16", "all, fp8"} <= set(found)
     assert sections["guided step"]["equality"]["within"]
     assert all(sections["vae"]["equality"][way]["within"] for way in ("encode", "decode"))
 

@@ -136,7 +136,7 @@ ROWS = (
     Row("checkpointed guided decode", "rounding", "35 → 14 TFLOP", _never, _gpu_guided),
     Row("encodings kept by content", "exact", "up to 0.3 s of 1.5 s", _cached, _never),
     Row("acceleration", "lossy, opt-in", "1.1–1.8×", _accelerated, _never),
-    Row("INT8 W8A8 on A100", "lossy, gated", "≤ 1.5×", _never, _never),
+    Row("INT8 W8A8 on A100", "lossy, gated", "≤ 1.5×", _never, _times("lever: int8")),
     Row("all that a worker pulls", "rounding", "1.5× in bf16, 2.2× in FP8", _whole, _edits("all, bf16", "all, fp8")),
 )
 

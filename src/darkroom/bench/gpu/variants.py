@@ -75,4 +75,5 @@ def alone(device: str) -> list[Variant]:
         Variant("lever: conv2d", Levers(conv2d=True)),
         Variant("lever: compile (with lean)", Levers(lean=True, compile=True)),
         Variant("lever: fp8", Levers.none(), "fp8"),
+        Variant("lever: int8", Levers.none(), "int8"),
     ]
