@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from darkroom.technique.bridge import BridgeConfig, VisionBridge, distillation_loss, parameters_of, rms
+from darkroom.technique.bridge import BridgeConfig, VisionBridge, distillation_loss, edit_flow_loss, parameters_of, rms
 
 SMALL = BridgeConfig(baseline_dim=12, extractor_dim=8, rank=5, key_dim=4)
 FORMS = [
@@ -148,3 +148,18 @@ def test_distillation_counts_in_sizes_of_the_target() -> None:
     assert distillation_loss(target, target) == 0
     torch.testing.assert_close(distillation_loss(torch.zeros(5, 7), target), torch.tensor(1.0))
     torch.testing.assert_close(distillation_loss(3 * target, target), torch.tensor(4.0))
+
+
+def test_half_of_the_flow_loss_belongs_to_what_the_edit_changes() -> None:
+    source, noise = torch.zeros(1, 4, 2), torch.randn(1, 4, 2)
+    target = source.clone()
+    target[0, 3] = 1.0
+    velocity = noise - target
+    assert edit_flow_loss(velocity, source, target, noise) == 0
+    for cell, share in ((0, 1 / 8), (3, 1 / 8 + 1 / 2)):
+        wrong = velocity.clone()
+        wrong[0, cell] += 1.0
+        torch.testing.assert_close(edit_flow_loss(wrong, source, target, noise), torch.tensor(share))
+    plain = edit_flow_loss(velocity + 1, source[:, :3], target, noise)
+    torch.testing.assert_close(plain, torch.tensor(1.0))
+    torch.testing.assert_close(edit_flow_loss(velocity + 1, target, target, noise), torch.tensor(0.5))

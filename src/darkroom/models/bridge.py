@@ -24,15 +24,21 @@ from darkroom.technique.bridge import BridgeConfig, VisionBridge
 
 FORM, ABOUT = "darkroom.bridge", "about"
 """Keys of the header: the form, as JSON, and what is known of the training, as JSON."""
+BESIDE = "training."
+"""What the names of tensors begin with that are no part of the bridge."""
 _PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 @dataclass(frozen=True)
 class Bridge:
-    """A bridge to be used. about: JSON values on its training (steps, models, losses); empty for one untrained."""
+    """A bridge to be used. about: JSON values on its training (steps, models, losses); empty for one untrained.
+
+    training: in a checkpoint to go on from, the training's own tensors.
+    """
 
     module: VisionBridge
     about: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def config(self) -> BridgeConfig:
@@ -73,8 +79,8 @@ def untrained(config: BridgeConfig, seed: int = 0) -> Bridge:
 def to_bytes(bridge: Bridge) -> bytes:
     """The file of a bridge."""
     header = {FORM: json.dumps(asdict(bridge.config)), ABOUT: json.dumps(dict(bridge.about))}
-    weights = {name: value.detach().to("cpu").contiguous() for name, value in bridge.module.state_dict().items()}
-    return save(weights, header)
+    tensors = {**bridge.module.state_dict(), **{f"{BESIDE}{name}": value for name, value in bridge.training.items()}}
+    return save({name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}, header)
 
 
 def from_bytes(data: bytes, name: str = "bridge") -> Bridge:
@@ -82,7 +88,7 @@ def from_bytes(data: bytes, name: str = "bridge") -> Bridge:
     if data.startswith(_PICKLES):
         raise InvalidInput(f"{name} must be a safetensors file; a pickle can run code and is refused", field=name)
     try:
-        weights, header = load(data), _header(data)
+        tensors, header = load(data), _header(data)
     except (SafetensorError, ValueError) as error:
         raise InvalidInput(f"{name} is no safetensors file, or a damaged one", field=name) from error
     if FORM not in header:
@@ -94,11 +100,13 @@ def from_bytes(data: bytes, name: str = "bridge") -> Bridge:
         raise InvalidInput(f"{name} describes no bridge that is known here: {error}", field=name) from error
     with torch.device("meta"):
         module = VisionBridge(config)
+    weights = {key: value for key, value in tensors.items() if not key.startswith(BESIDE)}
     try:
         module.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise InvalidInput(f"{name} has weights that do not belong to the form in its header", field=name) from error
-    return Bridge(module.eval().requires_grad_(False), about)
+    beside = {key.removeprefix(BESIDE): value for key, value in tensors.items() if key.startswith(BESIDE)}
+    return Bridge(module.eval().requires_grad_(False), about, beside)
 
 
 def digest(bridge: Bridge) -> str:

@@ -150,3 +150,17 @@ def distillation_loss(fused: Tensor, target: Tensor) -> Tensor:
     """
     target = target.float()
     return (fused.float() - target).square().mean() / target.square().mean()
+
+
+def edit_flow_loss(velocity: Tensor, source: Tensor, target: Tensor, noise: Tensor) -> Tensor:
+    """[]: squared error of a velocity [B, N, C] at the noisy `target`, half of it weighed by what the edit changes.
+
+    source, target: clean latents [B, N, C] before and after; a source of another size weighs all cells alike.
+    """
+    error = (velocity.float() - (noise - target).float()).square().mean(dim=-1)
+    if source.shape != target.shape:
+        return error.mean()
+    change = (target - source).float().abs().mean(dim=-1)
+    # An edit that changes nothing has no cell that counts more.
+    weight = change / change.mean(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    return (error * (1 + weight)).mean() / 2

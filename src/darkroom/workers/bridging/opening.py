@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from PIL.Image import Image
 
 from darkroom.errors import InvalidInput
-from darkroom.jobs.bridge_compare import UNTRAINED, BridgeCompare
+from darkroom.jobs import BridgeCompare, BridgeTrain
+from darkroom.jobs.bridge_compare import UNTRAINED
 from darkroom.models.bridge import Bridge, from_bytes, untrained
 from darkroom.models.editor import Editor
 from darkroom.models.enhanced import sight_grid
@@ -46,7 +47,7 @@ def stored_bridge(key: str | None, desk: Desk) -> Bridge | None:
     return from_bytes(own.read_bytes())
 
 
-def open_vision(job: BridgeCompare, desk: Desk) -> VisionExtractor:
+def open_vision(job: BridgeCompare | BridgeTrain, desk: Desk) -> VisionExtractor:
     """The vision model in the form that the job asks for."""
     language, eight_bit = job.extractor_prompt is not None, job.loading == "8bit"
     return desk.shelf.vision(language=language, eight_bit=eight_bit, visiting=job.loading == "offload")
