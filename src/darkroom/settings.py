@@ -26,7 +26,9 @@ ProfileName = Literal["auto", "pocket", "l4", "a6000", "a100", "h200", "rtx3090"
 PrecisionName = Literal["float32", "bf16", "fp8", "fp8_storage", "int8", "int4"]
 AttentionName = Literal["auto", "native", "cudnn", "flash", "flash3"]
 ROLES = ("edit", "video", "image")
-"""What a worker can load today; Qwen3-VL joins with its recipes."""
+"""Models that make pictures, which a worker can load ahead."""
+MODELS = (*ROLES, "vision")
+"""All that a worker loads."""
 
 
 class Settings(BaseSettings):
@@ -46,6 +48,9 @@ class Settings(BaseSettings):
     image_model: str | None = None
     """For image_generate and the injection jobs."""
     image_revision: str | None = None
+    vision_model: str | None = None
+    """Qwen3-VL, for the injection jobs and bridges."""
+    vision_revision: str | None = None
     precision: PrecisionName | None = None
     """How weights are stored and computed with; None takes the profile's."""
     preload: Annotated[tuple[str, ...], NoDecode] = ("edit",)

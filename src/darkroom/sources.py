@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
 from darkroom import fetch
-from darkroom.errors import InputTooLarge
+from darkroom.errors import InputTooLarge, InvalidInput, UnsafeUrl
 from darkroom.jobs import JobInput, Limits
 from darkroom.settings import Settings
-from darkroom.storage import Store
+from darkroom.storage import MissingKey, Store
 
 AT_ONCE = 16
 """Pictures in memory at a time, where they go to disk."""
@@ -43,20 +44,38 @@ class OnDisk(Mapping[str, bytes]):
 def fetch_files(
     job: JobInput, limits: Limits, settings: Settings, store: Store, folder: Path | None
 ) -> Mapping[str, bytes]:
-    """Pictures within the picture limit and LoRAs that come by address within theirs, by field.
+    """Pictures within the picture limit, weights that come by address within theirs, files of earlier jobs; by field.
 
     folder: where pictures lie meanwhile; None keeps them in memory. Raises what `fetch` raises, and InputTooLarge
     where pictures on disk weigh more than a clip may.
     """
     pictures = job.sources()
+    others = {**_weights(job, limits, settings, store), **_stored(job, store)}
     if folder is not None:
-        return _to_disk(pictures, limits, settings, store, OnDisk(folder))
-    files = fetch.fetch_all(pictures, limits, store, allow_private=settings.allow_private_urls)
+        files = _to_disk(pictures, limits, settings, store, OnDisk(folder))
+        for field, data in others.items():
+            files.keep(field, data)
+        return files
+    return fetch.fetch_all(pictures, limits, store, allow_private=settings.allow_private_urls) | others
+
+
+def _weights(job: JobInput, limits: Limits, settings: Settings, store: Store) -> dict[str, bytes]:
     weights = job.weight_sources()
-    if weights:
-        larger = _with_limits(limits, limits.max_lora_bytes, settings.fetch_lora_seconds)
-        files |= fetch.fetch_all(weights, larger, store, allow_private=settings.allow_private_urls)
-    return files
+    if not weights:
+        return {}
+    larger = _with_limits(limits, limits.max_lora_bytes, settings.fetch_lora_seconds)
+    return fetch.fetch_all(weights, larger, store, allow_private=settings.allow_private_urls)
+
+
+def _stored(job: JobInput, store: Store) -> dict[str, bytes]:
+    """Files that earlier jobs have left. Raises InvalidInput for a key under which there is nothing."""
+    found = {}
+    for field, key in job.stored_sources().items():
+        try:
+            found[field] = store.get(key)
+        except (MissingKey, ValueError):
+            raise InvalidInput(f"{field}: this worker's store has no such file", field=field) from None
+    return found
 
 
 def fetch_clips(job: JobInput, limits: Limits, settings: Settings, store: Store, folder: Path) -> dict[str, Path]:
@@ -65,9 +84,30 @@ def fetch_clips(job: JobInput, limits: Limits, settings: Settings, store: Store,
     clips = {}
     for field, address in job.clip_sources().items():
         clips[field] = folder / field
+        if address.startswith("s3://") and address.endswith("/"):
+            _zip_of(address, field, larger, store, clips[field])
+            continue
         private = settings.allow_private_urls
         clips[field].write_bytes(fetch.fetch_image_bytes(address, field, larger, store, allow_private=private))
     return clips
+
+
+def _zip_of(prefix: str, field: str, limits: Limits, store: Store, path: Path) -> None:
+    """Everything below an s3:// prefix as one zip, so that a folder is read as an archive is."""
+    try:
+        addresses = store.below(prefix)
+    except UnsafeUrl as error:
+        raise UnsafeUrl(f"{field}: {error.message}", field=field) from error
+    if len(addresses) > limits.max_frames:
+        raise InputTooLarge(f"{field} has {len(addresses)} files, the limit is {limits.max_frames}", field=field)
+    weight = 0
+    with zipfile.ZipFile(path, "w") as archive:
+        for address in addresses:
+            data = store.source(address, limits.max_source_bytes)
+            weight += len(data)
+            if weight > limits.max_source_bytes:
+                raise InputTooLarge(f"{field} holds more than {limits.max_source_bytes} bytes", field=field)
+            archive.writestr(zipfile.ZipInfo(address.removeprefix(prefix)), data)
 
 
 def _to_disk(pictures: Mapping[str, str], limits: Limits, settings: Settings, store: Store, files: OnDisk) -> OnDisk:

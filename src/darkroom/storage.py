@@ -78,6 +78,9 @@ class Store(Protocol):
         Raises UnsafeUrl for any other bucket, MissingKey, InputTooLarge above `max_bytes`, FetchFailed.
         """
 
+    def below(self, address: str) -> list[str]:
+        """The addresses of a job's own inputs below s3://bucket/prefix/, sorted. Raises UnsafeUrl, FetchFailed."""
+
     def check(self) -> None:
         """Write a small file and read it back. Raises UploadFailed or FetchFailed."""
 
@@ -202,6 +205,10 @@ class FolderStore:
         return f"{self._public_url}/{quote(_checked(key))}" if self._public_url else None
 
     def source(self, address: str, max_bytes: int) -> bytes:
+        """Always UnsafeUrl: there is no bucket here."""
+        raise UnsafeUrl("this worker has no bucket, so it opens no s3:// address")
+
+    def below(self, address: str) -> list[str]:
         """Always UnsafeUrl: there is no bucket here."""
         raise UnsafeUrl("this worker has no bucket, so it opens no s3:// address")
 
@@ -351,6 +358,17 @@ class S3Store:
         if bucket != self.bucket or not key:
             raise UnsafeUrl("only objects of this worker's own bucket can be read, as s3://bucket/key")
         return self._object(key, max_bytes)
+
+    def below(self, address: str) -> list[str]:
+        """Objects of the bucket, also outside the store's own prefix."""
+        bucket, _, prefix = address.removeprefix("s3://").partition("/")
+        if bucket != self.bucket or not prefix.strip("/"):
+            raise UnsafeUrl("only a folder of this worker's own bucket can be read, as s3://bucket/folder/")
+        found: list[str] = []
+        with _reading(prefix):
+            for page in self._s3().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix):
+                found += [f"s3://{bucket}/{item['Key']}" for item in page.get("Contents", [])]
+        return sorted(found)
 
     def check(self) -> None:
         """Write a small object and read it back; it stays, since the right to delete is often missing."""

@@ -8,6 +8,8 @@ from darkroom.jobs.base import JobInput
 from darkroom.jobs.control import Health, Warmup
 from darkroom.jobs.image_edit import ImageEdit, LoraRequest, PictureJob
 from darkroom.jobs.image_generate import ImageGenerate
+from darkroom.jobs.injection_sweep import InjectionSweep
+from darkroom.jobs.injection_train import InjectionTrain
 from darkroom.jobs.limits import Limits
 from darkroom.jobs.parse import Job, parse
 from darkroom.jobs.redact import redacted
@@ -19,6 +21,8 @@ __all__ = [
     "Health",
     "ImageEdit",
     "ImageGenerate",
+    "InjectionSweep",
+    "InjectionTrain",
     "Job",
     "JobInput",
     "Limits",

@@ -49,6 +49,10 @@ class JobInput(BaseModel):
         """Field name -> address of every LoRA that comes by https or from the bucket."""
         return {}
 
+    def stored_sources(self) -> dict[str, str]:
+        """Field name -> key of every file that an earlier job has left in the worker's store."""
+        return {}
+
     def clip_sources(self) -> dict[str, str]:
         """Field name -> address of every video or archive, which has a larger limit than a picture."""
         return {}

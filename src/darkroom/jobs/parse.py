@@ -14,21 +14,32 @@ from darkroom.jobs.base import JobInput
 from darkroom.jobs.control import Health, Warmup
 from darkroom.jobs.image_edit import ImageEdit
 from darkroom.jobs.image_generate import ImageGenerate
+from darkroom.jobs.injection_sweep import InjectionSweep
+from darkroom.jobs.injection_train import InjectionTrain
 from darkroom.jobs.limits import Limits
 from darkroom.jobs.video_edit import VideoEdit
 
-Job = Annotated[ImageEdit | ImageGenerate | VideoEdit | Health | Warmup, Field(discriminator="type")]
+AnyJob = (
+    ImageEdit
+    | ImageGenerate
+    | VideoEdit
+    | InjectionSweep
+    | InjectionTrain
+    | Health
+    | Warmup
+)  # fmt: skip
+Job = Annotated[AnyJob, Field(discriminator="type")]
 
-_ADAPTER: TypeAdapter[ImageEdit | ImageGenerate | VideoEdit | Health | Warmup] = TypeAdapter(Job)
+_ADAPTER: TypeAdapter[AnyJob] = TypeAdapter(Job)
 _MODELS: dict[str, type[JobInput]] = {
-    get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(get_args(Job)[0])
+    get_args(model.model_fields["type"].annotation)[0]: model for model in get_args(AnyJob)
 }
 _BRANCHES = ("str", "list[str]", "constrained-str", "list[constrained-str]")
 _OPERATIONS = {"edit": "image_edit"}
 """`operation` of earlier clients -> `type`."""
 
 
-def parse(raw: Any, limits: Limits) -> ImageEdit | ImageGenerate | VideoEdit | Health | Warmup:
+def parse(raw: Any, limits: Limits) -> AnyJob:
     """The job that `raw`, the value of `input`, asks for.
 
     Raises InvalidInput, InputTooLarge or UnsupportedType; nothing has been fetched or stored by then.

@@ -2,6 +2,7 @@
 
 from darkroom.media.archive import ZipPictures
 from darkroom.media.edges import edge_map
+from darkroom.media.identities import PeopleArchive, Person, centre_crop
 from darkroom.media.pictures import (
     ACCEPTED,
     MAX_ASPECT,
@@ -22,9 +23,12 @@ __all__ = [
     "MAX_ASPECT",
     "MIN_SIDE",
     "OutputFormat",
+    "PeopleArchive",
+    "Person",
     "Picture",
     "Video",
     "ZipPictures",
+    "centre_crop",
     "decode_image",
     "edge_map",
     "encode_image",

@@ -45,6 +45,10 @@ class ZipPictures:
         """How errors call a picture: field[name]."""
         return f"{self.field}[{_printable(self._members[index].filename)}]"
 
+    def path(self, index: int) -> str:
+        """A picture's name within the zip: a label, never a place to write to."""
+        return self._members[index].filename
+
     def read(self, index: int) -> bytes:
         """One picture's bytes. Raises InputTooLarge before anything too large is unpacked, or DecodeFailed."""
         info, name, most = self._members[index], self.name(index), self._limits.max_source_bytes

@@ -60,4 +60,40 @@ POCKET: Mapping[str, Preset] = {
     "quality": Preset(steps=20, true_cfg_scale=1.0),
 }
 
+@dataclass(frozen=True)
+class Sweep:
+    """What an injection sweep takes where the job says nothing; sides in pixels, guidance a true CFG scale."""
+
+    alphas: tuple[float, ...]
+    gen_seeds: tuple[int, ...]
+    steps: int
+    guidance: float
+    height: int
+    width: int
+    base_prompt: str
+    negative_prompt: str
+
+
+SWEEP = Sweep(
+    alphas=(0.5, 1.0, 1.5),
+    gen_seeds=(1234, 5678, 9999),
+    steps=28,
+    guidance=4.5,
+    height=768,
+    width=512,
+    base_prompt="a portrait photo of a person, studio lighting, 85mm",
+    negative_prompt="blurry, low quality, deformed, watermark",
+)
+
+POCKET_SWEEP = Sweep(
+    alphas=(0.5, 1.0, 1.5),
+    gen_seeds=(1234, 5678),
+    steps=8,
+    guidance=1.0,
+    height=128,
+    width=128,
+    base_prompt="a portrait of ~ID~ in front of a blue background",
+    negative_prompt=" ",
+)
+
 DEFAULT = "balanced"

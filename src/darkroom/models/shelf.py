@@ -23,6 +23,7 @@ from darkroom.models.checkpoint import Checkpoint, open_checkpoint
 from darkroom.models.crew import Crew, Followers
 from darkroom.models.editor import Editor
 from darkroom.models.late import Late, Take
+from darkroom.models.likeness import Rulers, load_rulers
 from darkroom.models.optical_flow import OpticalFlow, load_optical_flow
 from darkroom.models.parts import load_processor, load_schedule
 from darkroom.models.perceptual import Perceptual, load_perceptual
@@ -30,6 +31,7 @@ from darkroom.models.placement import PARTS, occupied_bytes
 from darkroom.models.precision import require
 from darkroom.models.residency import OneAtATime, Resident
 from darkroom.models.specs import Card, ModelSpec, Profile
+from darkroom.models.vision import VisionExtractor
 from darkroom.models.weights import fingerprint, locate, vocabulary
 
 log = logging.getLogger(__name__)
@@ -76,6 +78,8 @@ class Shelf:
         self.crew = Crew(profile) if profile.gpus > 1 else None
         self._perceptual: Perceptual | None = None
         self._optical_flow: OpticalFlow | None = None
+        self._vision: VisionExtractor | None = None
+        self._rulers: Rulers | None = None
         self._lock = threading.Lock()
         self._states = {role: self._state_of(role, "cold") for role in profile.models}
 
@@ -119,6 +123,25 @@ class Shelf:
         if self._optical_flow is None:
             self._optical_flow = load_optical_flow(torch.device(self.profile.device))
         return self._optical_flow
+
+    def vision(self) -> VisionExtractor:
+        """What looks at photos: the tower of the vision role, without its language model; kept, with what it has seen.
+
+        Raises ModelNotReady, or UnsupportedType for a profile without one.
+        """
+        if self._vision is None:
+            folder, device = locate(self.spec("vision"), ()), torch.device(self.profile.device)
+            self._vision = VisionExtractor.load(
+                folder, device, self.profile.precision, language=False, cache=self._encodings
+            )
+            self._set(self._state_of("vision", "warm"), "vision")
+        return self._vision
+
+    def rulers(self) -> Rulers:
+        """What a sweep's pictures are judged by; loaded for the first job that judges, and kept."""
+        if self._rulers is None:
+            self._rulers = load_rulers(self.profile.rulers, torch.device(self.profile.device))
+        return self._rulers
 
     def evict(self, role: str) -> None:
         """Let a model go, with the parts that no other uses; a cold role stays cold."""

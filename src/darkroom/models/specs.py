@@ -9,8 +9,8 @@ from typing import Literal
 
 from darkroom.models.areas import Areas
 from darkroom.models.levers import Levers
-from darkroom.models.presets import EDIT_2511, IMAGE, POCKET, VIDEO_2509, Preset
-from darkroom.settings import ROLES, AttentionName, PrecisionName, Settings
+from darkroom.models.presets import EDIT_2511, IMAGE, POCKET, POCKET_SWEEP, SWEEP, VIDEO_2509, Preset, Sweep
+from darkroom.settings import MODELS, AttentionName, PrecisionName, Settings
 
 Precision = PrecisionName
 """float32; bf16; fp8: a scale per row, multiplied in FP8; fp8_storage: widened to bf16 layer by layer; int8: both
@@ -25,6 +25,7 @@ FOLLOW_EDGES = (
     "Generate the scene and style of Picture 2 in the pose and layout that the edge map in Picture 1 shows, "
     "as the next frame of a video after Picture 3."
 )
+CLIP = "openai/clip-vit-large-patch14"
 POCKET_WEIGHTS = Path(__file__).resolve().parent.parent / "pocket" / "weights"
 
 
@@ -34,6 +35,8 @@ class ModelSpec:
 
     video_prompt: what a video_edit without a prompt says beside an edge map, the init frame and the frame before.
     from_text: makes pictures from text alone, and so comes with a tokenizer and nothing that looks at pictures.
+    sweep: defaults of an injection sweep. head: the injection head of a sweep that names none.
+    bridge: of a vision model, the bridge of a job that names none.
     """
 
     repo: str
@@ -42,6 +45,9 @@ class ModelSpec:
     presets: Mapping[str, Preset] = field(default_factory=lambda: EDIT_2511)
     video_prompt: str = FOLLOW_EDGES
     from_text: bool = False
+    sweep: Sweep = SWEEP
+    head: Path | None = None
+    bridge: Path | None = None
 
     @property
     def reader(self) -> str:
@@ -57,6 +63,7 @@ class Profile:
     do not fit side by side. prefers_fp8: FP8 in the place of the profile's precision on chips that multiply in it.
     max_batch: images that share one forward. max_side: longest output side in pixels.
     exact: bit for bit diffusers' pipeline. cache_mib: memory of the machine for encodings of pictures and prompts.
+    rulers: the CLIP that a sweep is judged by; None is the pocket world's own.
     attention, cache_dir: as the settings say. gpus: devices that share every forward of a transformer.
     """
 
@@ -71,6 +78,7 @@ class Profile:
     prefers_fp8: bool = False
     exact: bool = False
     cache_mib: float = 512.0
+    rulers: str | None = CLIP
     attention: AttentionName = "auto"
     cache_dir: Path | None = None
     gpus: int = 1
@@ -85,6 +93,7 @@ REAL: Mapping[str, ModelSpec] = {
     "edit": ModelSpec("Qwen/Qwen-Image-Edit-2511"),
     "video": ModelSpec("Qwen/Qwen-Image-Edit-2509", presets=VIDEO_2509),
     "image": ModelSpec("Qwen/Qwen-Image", presets=IMAGE, from_text=True),
+    "vision": ModelSpec("Qwen/Qwen3-VL-8B-Instruct"),
 }
 
 _POCKET_EDIT = ModelSpec(
@@ -93,12 +102,23 @@ _POCKET_EDIT = ModelSpec(
     presets=POCKET,
     video_prompt="draw the next frame following the edges",
 )
-_POCKET = {"edit": _POCKET_EDIT, "video": _POCKET_EDIT, "image": replace(_POCKET_EDIT, from_text=True)}
+_POCKET_IMAGE = replace(
+    _POCKET_EDIT, from_text=True, sweep=POCKET_SWEEP, head=POCKET_WEIGHTS / "injection" / "head.safetensors"
+)
+_POCKET = {
+    "edit": _POCKET_EDIT,
+    "video": _POCKET_EDIT,
+    "image": _POCKET_IMAGE,
+    "vision": ModelSpec(
+        str(POCKET_WEIGHTS / "qwen3vl"), bridge=POCKET_WEIGHTS / "bridge" / "bridge.safetensors"
+    ),
+}
 
 PROFILES: Mapping[str, Profile] = {
     profile.name: profile
     for profile in (
-        Profile("pocket", "cpu", "float32", _POCKET, max_side=1_024, max_batch=16, reserve_gib=0.0, cache_mib=64.0),
+        Profile("pocket", "cpu", "float32", _POCKET, max_side=1_024, max_batch=16, reserve_gib=0.0, cache_mib=64.0,
+                rulers=None),
         Profile("l4", "cuda", "fp8", REAL, max_batch=1, reserve_gib=2.0),
         Profile("a6000", "cuda", "bf16", REAL, max_batch=1, reserve_gib=4.0, prefers_fp8=True),
         Profile("a100", "cuda", "bf16", REAL),
@@ -131,7 +151,7 @@ def resolve(settings: Settings, card: Card | None) -> Profile:
     """The profile in force, with the models that settings name put in place of its own."""
     profile = PROFILES[choose(card) if settings.profile == "auto" else settings.profile]
     models = dict(profile.models)
-    for role in ROLES:
+    for role in MODELS:
         repo = getattr(settings, f"{role}_model")
         revision = getattr(settings, f"{role}_revision")
         base = models.get(role, next(iter(models.values())))

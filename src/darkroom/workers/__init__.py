@@ -14,6 +14,8 @@ RECIPES: Mapping[str, str] = {
     "image_edit": "darkroom.workers.image_edit",
     "image_generate": "darkroom.workers.image_generate",
     "video_edit": "darkroom.workers.video_edit",
+    "injection_sweep": "darkroom.workers.injection_sweep",
+    "injection_train": "darkroom.workers.injection_train",
     "health": "darkroom.workers.health",
     "warmup": "darkroom.workers.warmup",
 }

@@ -1,0 +1,73 @@
+"""A prompt with slots, read once: what all cells of a sweep and all steps of a training share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from darkroom.errors import InputTooLarge
+from darkroom.models import generation
+from darkroom.models.editor import Editor
+from darkroom.models.sight import PromptTooLong
+from darkroom.models.slots import Slotted, placeholder, slot_places
+from darkroom.technique.injection import inject
+
+
+@dataclass(frozen=True)
+class Base:
+    """The prompt with its placeholder words: embeddings [L, H], the slots' rows, and the gain [H] of the text norm."""
+
+    prompt: Slotted
+    text: str
+    embeds: Tensor
+    places: list[int]
+    gain: Tensor
+
+    @property
+    def slots(self) -> Tensor:
+        """[slots, H], float32: the embeddings that a residual is laid on."""
+        return self.embeds[torch.tensor(self.places, device=self.embeds.device)].float()
+
+    def injected(self, residual: Tensor, alpha: float) -> Tensor:
+        """[L, H]: the prompt with α · r̂ in its slots; α = 0 is the prompt itself."""
+        return inject(self.embeds, residual, self.places, alpha, self.gain)
+
+
+def read_base(editor: Editor, prompt: str, slots: int) -> Base:
+    """Raises InputTooLarge, InvalidInput."""
+    slotted = Slotted.of(prompt, editor)
+    try:
+        text, places = slotted.text(placeholder(slots)), slot_places(slotted, editor, slots)
+        embeds = generation.embed(editor, text)
+    except PromptTooLong as error:
+        raise InputTooLarge(f"base_prompt {error}", field="base_prompt") from error
+    return Base(slotted, text, embeds, places, editor.transformer.txt_norm.weight.detach().float())
+
+
+def read_caption(editor: Editor, base: Base, caption: str) -> tuple[Tensor, Tensor]:
+    """The prompt with the caption in the slots' place: embeddings [L, H], and those of the caption [M, H]."""
+    try:
+        embeds = generation.embed(editor, base.prompt.text(caption))
+        places = base.prompt.places(editor, caption)
+    except PromptTooLong as error:
+        raise InputTooLarge(f"caption {error}", field="caption") from error
+    return embeds, embeds[torch.tensor(places, device=embeds.device)].float()
+
+
+def read_negative(editor: Editor, negative_prompt: str, guidance: float) -> Tensor | None:
+    """The negative prompt's embeddings; None where there is no guidance. Raises InputTooLarge."""
+    if guidance <= 1:
+        return None
+    try:
+        return generation.embed(editor, negative_prompt)
+    except PromptTooLong as error:
+        raise InputTooLarge(f"negative_prompt {error}", field="negative_prompt") from error
+
+
+def unknown_words(editor: Editor, *texts: str | None) -> list[str]:
+    """Words that a miniature was never taught, each once."""
+    found: Mapping[str, None] = dict.fromkeys(word for text in texts if text for word in editor.unknown_words(text))
+    return list(found)

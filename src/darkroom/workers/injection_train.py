@@ -1,0 +1,212 @@
+"""`injection_train`: a head learns what a person's photos mean for a prompt; the models around it stay as they are.
+
+The checkpoint is stored after every epoch; whoever takes the job over goes on after the last one, with the same result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from darkroom.artifacts import Artifact
+from darkroom.errors import FetchFailed, InvalidInput, OutOfMemory
+from darkroom.jobs import InjectionTrain
+from darkroom.media import to_tensor
+from darkroom.media.charts import Panel, line_charts
+from darkroom.models import heads
+from darkroom.models.editor import Editor
+from darkroom.models.heads import Head
+from darkroom.models.vision import VisionExtractor
+from darkroom.technique.injection import HeadConfig, target_of
+from darkroom.technique.latents import pack
+from darkroom.workers.injection.people import Subject, captioned, features, from_dataset
+from darkroom.workers.injection.prompting import Base, read_base, read_caption
+from darkroom.workers.injection.training import Course, Lesson, Trainer
+from darkroom.workers.recipe import Desk, Progress, Recipe, Streamed, Work
+
+CHECKPOINT = "checkpoints/head.safetensors"
+BASELINE = (
+    "objective zero is the published original's: it learns to inject nothing and, with matched lengths, a direction "
+    "that means nothing; it is a baseline, not a head to use"
+)
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The last checkpoint of an earlier try, and how far it had come."""
+
+    head: Head
+    course: Course
+
+
+def prepare(job: InjectionTrain, desk: Desk) -> list[Subject]:
+    """Decode and fit every photo. Raises InvalidInput where the objective lacks something of somebody."""
+    subjects = from_dataset(job, desk)
+    if job.objective in ("caption", "both"):
+        captioned(subjects)
+    least = 2 if job.objective in ("flow", "both") else 1
+    for subject in subjects:
+        left = len(subject.photos) - job.held_out
+        if left < 1 or (left < least and len(subject.photos) >= least):
+            raise InvalidInput(
+                f"held_out: {subject.name} has {len(subject.photos)} photos, of which {max(left, 0)} would be left to "
+                f"train on; the {job.objective} objective needs {least}",
+                field="held_out",
+            )
+        if left < least:
+            raise InvalidInput(
+                f"dataset: {subject.name} has one photo; the flow objective needs two of each person", field="dataset"
+            )
+    if job.objective == "zero":
+        desk.warn(BASELINE)
+    return subjects
+
+
+def run(job: InjectionTrain, desk: Desk) -> Work:
+    """Look at every photo once, then train; yields after each step, and stores a checkpoint after each epoch."""
+    subjects: list[Subject] = desk.prepared
+    spec = desk.shelf.spec("image")
+    with desk.clock.span("load"):
+        eyes = desk.shelf.vision()
+    yield Progress("look", 0, len(subjects))
+    with desk.clock.span("encode"):
+        seen = [[features(eyes, [photo], job) for photo in subject.photos] for subject in subjects]
+    editor = desk.editor("image")
+    base_prompt = job.base_prompt or spec.sweep.base_prompt
+    with desk.clock.span("encode"):
+        base = read_base(editor, base_prompt, job.slots)
+        size = (spec.sweep.width, spec.sweep.height)
+        lessons = [
+            lesson(subject, looks, job, base, editor, size) for subject, looks in zip(subjects, seen, strict=True)
+        ]
+    config = config_of(job, eyes, editor)
+    earlier = resumed(job, config, desk)
+    module = heads.untrained(config, job.seed) if earlier is None else earlier.head.module.requires_grad_(True)
+    before = None if earlier is None else (earlier.course, earlier.head.training)
+    trainer = Trainer(job, module.train(), lessons, base, editor, size, spec.sweep.steps, before)
+    about = {"objective": job.objective, "base_prompt": base_prompt, "people": len(lessons), "seed": job.seed,
+             "model": desk.shelf.identity("image")["id"]}  # fmt: skip
+    yield from epochs(trainer, about, desk)
+    report = reported(trainer, about, lessons, config)
+    yield Streamed(lambda: Artifact("curves.png", "image/png", curves(trainer.course)))
+    yield Streamed(lambda: Artifact("report.json", "application/json", json.dumps(report, indent=2).encode()))
+    return {
+        "seed": job.seed,
+        "prompt": base.text,
+        "model": desk.shelf.identity("image"),
+        "head": {"file": CHECKPOINT, **asdict(config), "parameters": report["parameters"]},
+        "loss": trainer.course.losses[-1],
+        "validation_loss": trainer.course.validation[-1],
+    }
+
+
+def config_of(job: InjectionTrain, eyes: VisionExtractor, editor: Editor) -> HeadConfig:
+    """The head's form, dimensions read off the models."""
+    width = editor.text_encoder.config.text_config.hidden_size
+    return HeadConfig(eyes.hidden_size, eyes.levels + 1, width, job.slots, job.rank)
+
+
+def lesson(
+    subject: Subject, looks: Sequence[torch.Tensor], job: InjectionTrain, base: Base, editor: Editor,
+    size: tuple[int, int],
+) -> Lesson:  # fmt: skip
+    """One person's photos as features, and what the objective needs of them beside."""
+    target = None
+    if job.objective in ("caption", "both") and subject.caption is not None:
+        target = target_of(read_caption(editor, base, subject.caption)[1], job.slots)
+    wanted = subject.photos if job.objective in ("flow", "both") else ()
+    latents = tuple(pack(editor.encode(pixels_of(photo, size))).float() for photo in wanted)
+    return Lesson(subject.name, tuple(look.to(editor.device) for look in looks), target, latents, job.held_out)
+
+
+def pixels_of(photo: Image.Image, size: tuple[int, int]) -> torch.Tensor:
+    """[1, 3, H, W] in -1…1: the photo's middle at the aspect and size of the pictures to be made."""
+    width, height = size
+    scale = max(width / photo.width, height / photo.height)
+    resized = photo.resize((max(width, round(photo.width * scale)), max(height, round(photo.height * scale))),
+                           Image.Resampling.LANCZOS)  # fmt: skip
+    left, top = (resized.width - width) // 2, (resized.height - height) // 2
+    return to_tensor(resized.crop((left, top, left + width, top + height)))[None]
+
+
+def epochs(trainer: Trainer, about: dict[str, Any], desk: Desk) -> Work:
+    """All epochs that are left. Raises OutOfMemory, which names the batch and the checkpoint that is kept."""
+    total = trainer.batches * trainer.job.epochs
+    try:
+        while trainer.course.epoch < trainer.job.epochs:
+            done = trainer.course.epoch * trainer.batches
+            for loss in desk.clock.timed("train", trainer.epoch()):
+                done += 1
+                yield Progress("train", done, total, {"loss": round(loss, 6), "epoch": trainer.course.epoch + 1})
+            yield checkpoint(trainer, about)
+    except torch.OutOfMemoryError as error:
+        kept = trainer.course.epoch
+        raise OutOfMemory(
+            f"the training does not fit the device's memory at batch_size {trainer.job.batch_size}; take a smaller one "
+            f"and more gradient_accumulation; "
+            + (f"the checkpoint of epoch {kept} is kept" if kept else "no epoch was finished"),
+            field="batch_size",
+        ) from error
+    return {}
+
+
+def checkpoint(trainer: Trainer, about: dict[str, Any]) -> Streamed:
+    """The head after an epoch, with what is needed to go on unless it was the last."""
+    last = trainer.course.epoch >= trainer.job.epochs
+    data = heads.to_bytes(trainer.head({**about, **summary(trainer.course)}, with_state=not last))
+    return Streamed(
+        lambda: Artifact(CHECKPOINT, "application/octet-stream", data, {"epoch": trainer.course.epoch}),
+        trainer.course.record(),
+    )
+
+
+def resumed(job: InjectionTrain, config: HeadConfig, desk: Desk) -> Earlier | None:
+    """Where an earlier try of this job has got to, or None. The request is the same: the store has checked that."""
+    stored = next((stored for stored in desk.earlier if stored.entry.get("name") == CHECKPOINT), None)
+    if stored is None:
+        return None
+    try:
+        head = heads.from_bytes(desk.read_stored(CHECKPOINT), CHECKPOINT)
+    except (KeyError, FetchFailed, InvalidInput):
+        return None
+    course = Course(**stored.record)
+    unfinished = course.epoch < job.epochs
+    if head.module.config != config or (unfinished and not head.training):
+        desk.warn("an earlier try of this job ran with another model; the training begins anew")
+        return None
+    desk.warn(f"went on after epoch {course.epoch}, which an earlier try of this job had stored")
+    return Earlier(head, course)
+
+
+def summary(course: Course) -> dict[str, Any]:
+    """What a checkpoint says of its training."""
+    return {"epochs": course.epoch, "loss": course.losses[-1] if course.losses else None,
+            "validation_loss": course.validation[-1] if course.validation else None}  # fmt: skip
+
+
+def reported(trainer: Trainer, about: dict[str, Any], lessons: Sequence[Lesson], config: HeadConfig) -> dict[str, Any]:
+    """report.json: settings, people, losses."""
+    parameters = sum(parameter.numel() for parameter in trainer.module.parameters())
+    people = {lesson.name: {"train": len(lesson.views), "held_out": lesson.held_out} for lesson in lessons}
+    return {**about, "people": people, "head": asdict(config), "parameters": parameters,
+            "settings": trainer.job.model_dump(mode="json", exclude={"dataset", "idempotency_key"}),
+            "losses": trainer.course.losses, "validation": trainer.course.validation}  # fmt: skip
+
+
+def curves(course: Course) -> bytes:
+    """PNG: the loss of every step, and that of held-out photos after every epoch."""
+    steps = {"training": (list(range(1, len(course.losses) + 1)), course.losses)}
+    panels = [Panel("loss per step", "optimizer step", steps)]
+    held = [(epoch, value) for epoch, value in enumerate(course.validation, 1) if value is not None]
+    if held:
+        panels.append(Panel("held-out photos", "epoch", {"validation": ([e for e, _ in held], [v for _, v in held])}))
+    return line_charts(panels)
+
+
+RECIPE = Recipe(run, prepare=prepare, streams=True)
+"""A recipe that streams: a checkpoint is stored after each epoch."""
