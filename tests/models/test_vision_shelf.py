@@ -1,0 +1,83 @@
+"""The vision model on the shelf: loaded in the form that is asked for, counted, and the first to make room."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from darkroom.errors import ModelNotReady
+from darkroom.models.residency import Visiting
+from darkroom.models.shelf import Shelf
+from darkroom.models.specs import ModelSpec, Profile
+from darkroom.models.towers import outputs_of
+from darkroom.models.vision import expected_bytes, load_model
+
+
+@pytest.fixture
+def shelf(profile: Profile, vision_folder: Path) -> Shelf:
+    return Shelf(replace(profile, models={**profile.models, "vision": ModelSpec(str(vision_folder))}))
+
+
+def test_it_is_loaded_in_the_form_asked_for_and_kept_while_that_serves(shelf: Shelf) -> None:
+    tower = shelf.vision()
+    assert shelf.vision() is tower
+    assert not tower.reads
+    whole = shelf.vision(language=True)
+    assert whole is not tower
+    assert whole.reads
+    assert shelf.vision() is whole
+    eight = shelf.vision(eight_bit=True)
+    assert eight is not whole
+    assert shelf.report()["models"]["vision"]["state"] == "warm"
+
+
+def test_what_was_seen_outlives_the_model(shelf: Shelf, photo: Image.Image) -> None:
+    first = shelf.vision().look(photo, grid=(2, 2))
+    shelf.evict("vision")
+    assert shelf.report()["models"]["vision"]["state"] == "cold"
+    again = shelf.vision()
+    with outputs_of([again.model.visual]) as runs:
+        assert torch.equal(again.look(photo, grid=(2, 2)).final, first.final)
+    assert not runs
+
+
+def test_its_memory_is_known_before_it_is_loaded(vision_folder: Path) -> None:
+    for language in (False, True):
+        model = load_model(vision_folder, "float32", language)
+        held = sum(parameter.numel() * 4 for parameter in model.parameters())
+        assert expected_bytes(vision_folder, "float32", language) == held
+
+
+def test_it_makes_room_for_an_editor_and_takes_none_that_is_not_there(profile: Profile, vision_folder: Path) -> None:
+    models = {**profile.models, "vision": ModelSpec(str(vision_folder))}
+    shelf = Shelf(replace(profile, models=models), budget_bytes=expected_bytes(vision_folder, "float32", False) + 1)
+    shelf.vision()
+    with pytest.raises(ModelNotReady, match="memory budget"):
+        shelf.editor("edit")
+    assert shelf.report()["models"]["vision"]["state"] == "cold"
+    with pytest.raises(ModelNotReady, match="the vision model needs"):
+        shelf.vision(language=True)
+
+
+def test_a_visitor_is_on_the_device_only_while_it_looks() -> None:
+    moves: list[str] = []
+
+    class Part:
+        def to(self, place: Any) -> None:
+            moves.append(str(place))
+
+    part, visiting = Part(), Visiting(torch.device("meta"))
+    visiting.use(part)
+    visiting.rest(part)
+    assert moves == ["meta", "cpu"]
+
+
+def test_a_visitor_sees_the_same(shelf: Shelf, photo: Image.Image) -> None:
+    resident = shelf.vision().look(photo, grid=(2, 2))
+    shelf._encodings.limit_bytes = 0
+    assert torch.equal(shelf.vision(visiting=True).look(photo, grid=(2, 2)).final, resident.final)
