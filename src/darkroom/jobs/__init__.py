@@ -5,6 +5,8 @@ that names the field. Nothing behind the door looks at raw dictionaries.
 """
 
 from darkroom.jobs.base import JobInput
+from darkroom.jobs.bridge_compare import BridgeCompare
+from darkroom.jobs.bridge_train import BridgeTrain
 from darkroom.jobs.control import Health, Warmup
 from darkroom.jobs.image_edit import ImageEdit, LoraRequest, PictureJob
 from darkroom.jobs.image_generate import ImageGenerate
@@ -17,6 +19,8 @@ from darkroom.jobs.s3config import S3Config
 from darkroom.jobs.video_edit import Guidance, VideoEdit, frame_seed
 
 __all__ = [
+    "BridgeCompare",
+    "BridgeTrain",
     "Guidance",
     "Health",
     "ImageEdit",

@@ -11,6 +11,8 @@ from pydantic_core import ErrorDetails
 
 from darkroom.errors import InvalidInput, UnsupportedType
 from darkroom.jobs.base import JobInput
+from darkroom.jobs.bridge_compare import BridgeCompare
+from darkroom.jobs.bridge_train import BridgeTrain
 from darkroom.jobs.control import Health, Warmup
 from darkroom.jobs.image_edit import ImageEdit
 from darkroom.jobs.image_generate import ImageGenerate
@@ -25,6 +27,8 @@ AnyJob = (
     | VideoEdit
     | InjectionSweep
     | InjectionTrain
+    | BridgeCompare
+    | BridgeTrain
     | Health
     | Warmup
 )  # fmt: skip

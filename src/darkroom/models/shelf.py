@@ -29,10 +29,10 @@ from darkroom.models.parts import load_processor, load_schedule
 from darkroom.models.perceptual import Perceptual, load_perceptual
 from darkroom.models.placement import PARTS, occupied_bytes
 from darkroom.models.precision import require
-from darkroom.models.residency import OneAtATime, Resident
-from darkroom.models.specs import Card, ModelSpec, Profile
-from darkroom.models.vision import VisionExtractor
-from darkroom.models.weights import fingerprint, locate, vocabulary
+from darkroom.models.residency import OneAtATime, Resident, Visiting
+from darkroom.models.specs import Card, ModelSpec, Precision, Profile
+from darkroom.models.vision import VisionExtractor, expected_bytes
+from darkroom.models.weights import fingerprint, locate, verify, vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Shelf:
         self.crew = Crew(profile) if profile.gpus > 1 else None
         self._perceptual: Perceptual | None = None
         self._optical_flow: OpticalFlow | None = None
-        self._vision: VisionExtractor | None = None
+        self._vision: tuple[tuple[bool, Precision, bool], VisionExtractor] | None = None
         self._rulers: Rulers | None = None
         self._lock = threading.Lock()
         self._states = {role: self._state_of(role, "cold") for role in profile.models}
@@ -124,18 +124,23 @@ class Shelf:
             self._optical_flow = load_optical_flow(torch.device(self.profile.device))
         return self._optical_flow
 
-    def vision(self) -> VisionExtractor:
-        """What looks at photos: the tower of the vision role, without its language model; kept, with what it has seen.
+    def vision(self, *, language: bool = False, eight_bit: bool = False, visiting: bool = False) -> VisionExtractor:
+        """The vision model, loaded now if it is not warm in this form. Raises as `editor` does.
 
-        Raises ModelNotReady, or UnsupportedType for a profile without one.
+        language: with the language model behind the tower, to read prompts. eight_bit: stored in 8 bits, whatever the
+        profile says. visiting: on the device only while it looks, as all parts are where the profile offloads.
         """
-        if self._vision is None:
-            folder, device = locate(self.spec("vision"), ()), torch.device(self.profile.device)
-            self._vision = VisionExtractor.load(
-                folder, device, self.profile.precision, language=False, cache=self._encodings
-            )
-            self._set(self._state_of("vision", "warm"), "vision")
-        return self._vision
+        form = (language, "fp8_storage" if eight_bit else self.profile.precision, visiting)
+        kept = self._vision
+        if kept is None or kept[0][1:] != form[1:] or language > kept[0][0]:
+            self.evict("vision")
+            self._finish()
+            started = time.perf_counter()
+            self._set(self._state_of("vision", "loading"), "vision")
+            with self._failing("vision"):
+                kept = self._vision = (form, self._load_vision(*form))
+            self._ready("vision", "warm", time.perf_counter() - started)
+        return kept[1]
 
     def rulers(self) -> Rulers:
         """What a sweep's pictures are judged by; loaded for the first job that judges, and kept."""
@@ -145,7 +150,11 @@ class Shelf:
 
     def evict(self, role: str) -> None:
         """Let a model go, with the parts that no other uses; a cold role stays cold."""
-        if self._editors.pop(role, None) is None:
+        if role == "vision":
+            was_here, self._vision = self._vision is not None, None
+        else:
+            was_here = self._editors.pop(role, None) is not None
+        if not was_here:
             return
         for key in [key for key, part in self._parts.items() if role in part.roles]:
             part = self._parts[key]
@@ -196,11 +205,11 @@ class Shelf:
             if is_the_devices(error):
                 self._fail(role, "the device failed while it loaded")
                 raise
-            self._fail(role, "its files do not make a Qwen-Image-Edit model")
+            what = "a vision model" if role == "vision" else "a Qwen-Image-Edit model"
+            self._fail(role, f"its files do not make {what}")
             spec = self.spec(role)
             raise ModelNotReady(
-                f"the {role} model {Path(spec.repo).name!r} could not be loaded: its files do not "
-                "make a Qwen-Image-Edit model"
+                f"the {role} model {Path(spec.repo).name!r} could not be loaded: its files do not make {what}"
             ) from error
 
     def _ready(self, role: str, state: Literal["warm", "loading"], seconds: float) -> None:
@@ -243,6 +252,20 @@ class Shelf:
                 (keys["text_encoder"], keys["vae"], fingerprint(folder / spec.reader), spec.areas),
             ),
         )
+
+    def _load_vision(self, language: bool, precision: Precision, visiting: bool) -> VisionExtractor:
+        folder = locate(self.spec("vision"), ())
+        verify(folder)
+        require(precision, read_card() if self.profile.device == "cuda" else None)
+        self._make_room("vision", [expected_bytes(folder, precision, language)])
+        residency = Visiting(self._residency.device) if visiting else self._residency
+        home = torch.device("cpu") if visiting else self._home("vision")
+        identity = ("vision", fingerprint(folder), precision)
+        extractor = VisionExtractor.load(
+            folder, home, precision, language, residency=residency, cache=self._encodings, identity=identity
+        )
+        self._parts[(*identity, language)] = _Part(extractor.model, occupied_bytes(extractor.model), {"vision"})
+        return extractor
 
     def _claim(self, role: str, keys: Iterable[tuple[Any, ...]]) -> None:
         """Mark what is loaded already as used, so that making room does not throw it out."""
@@ -291,8 +314,9 @@ class Shelf:
             return
         # Parts that visit the device one after the other need room for the largest alone.
         need = max(sizes, default=0) if self.profile.offload else sum(sizes)
-        while self._occupied() + need > self.budget_bytes and self._editors:
-            self.evict(next(iter(self._editors)))
+        while self._occupied() + need > self.budget_bytes and (self._vision or self._editors):
+            # The vision model goes first: what it has seen is kept.
+            self.evict("vision" if self._vision else next(iter(self._editors)))
         if need > self.budget_bytes:
             raise ModelNotReady(
                 f"the {role} model needs {need / GIB:.2f} GiB and the memory budget is "

@@ -16,6 +16,8 @@ RECIPES: Mapping[str, str] = {
     "video_edit": "darkroom.workers.video_edit",
     "injection_sweep": "darkroom.workers.injection_sweep",
     "injection_train": "darkroom.workers.injection_train",
+    "bridge_compare": "darkroom.workers.bridge_compare",
+    "bridge_train": "darkroom.workers.bridge_train",
     "health": "darkroom.workers.health",
     "warmup": "darkroom.workers.warmup",
 }
