@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from darkroom.errors import DarkroomError
-from darkroom.jobs import Guidance, ImageEdit, VideoEdit
+from darkroom.jobs import Guidance, ImageEdit, InjectionSweep, InjectionTrain, VideoEdit
 from darkroom.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +39,11 @@ def test_every_field_of_image_edit_is_shown(field: str) -> None:
 
 @pytest.mark.parametrize("field", [*VideoEdit.model_fields, *Guidance.model_fields])
 def test_every_field_of_video_edit_is_shown(field: str) -> None:
+    assert f'"{field}"' in README
+
+
+@pytest.mark.parametrize("field", [*InjectionSweep.model_fields, *InjectionTrain.model_fields])
+def test_every_field_of_the_injection_jobs_is_shown(field: str) -> None:
     assert f'"{field}"' in README
 
 

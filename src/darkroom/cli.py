@@ -10,6 +10,7 @@ from darkroom.cli_doctor import doctor
 from darkroom.cli_edit import edit
 from darkroom.cli_endpoint import endpoint
 from darkroom.cli_generate import generate
+from darkroom.cli_inject import inject
 from darkroom.cli_pack import pack
 from darkroom.cli_pocket import pocket
 from darkroom.cli_video import video
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command()(edit)
 app.command()(generate)
 app.command()(video)
+app.add_typer(inject, name="inject")
 app.command()(batch)
 app.command()(endpoint)
 app.add_typer(benches, name="bench")

@@ -36,7 +36,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-COMMANDS = ("edit", "video", "batch", "endpoint", "bench", "doctor", "pocket")
+COMMANDS = ("edit", "generate", "video", "inject", "batch", "endpoint", "bench", "doctor", "pocket")
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])

@@ -19,7 +19,7 @@ from torch import Tensor
 from darkroom.errors import InvalidInput
 from darkroom.technique.injection import HeadConfig, InjectionHead
 
-FORM, ABOUT = "darkroom.injection", "about"
+FORM, ABOUT = "injection_head", "about"
 """Keys of the header: the head's form and what is known of its training, both as JSON."""
 BESIDE = "training."
 """What the names of tensors begin with that are no part of the head."""
