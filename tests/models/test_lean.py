@@ -107,6 +107,24 @@ def test_the_last_block_computes_nothing_for_tokens_that_nobody_reads(model: Any
 
 
 @torch.no_grad()
+def test_both_sides_of_cfg_share_one_computation_of_the_modulation(model: Any) -> None:
+    forward, calls = Forward(model, Levers(lean=True)), []
+    hook = model.transformer_blocks[0].img_mod.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(forward(*inputs(1)), forward(*inputs(1)))
+    hook.remove()
+    assert calls == [1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("levers", [Levers.none(), Levers(lean=True), Levers(fold=True, lean=True)])
+def test_a_forward_reads_no_number_back_from_the_device(levers: Levers) -> None:
+    model = transformer(zero_cond_t=True).to("meta")  # where such a read raises
+    tokens, cells, text, time, grids = inputs(1)
+    velocity = Forward(model, levers)(tokens.to("meta"), cells, text.to("meta"), time, grids)
+    assert velocity.shape == (1, cells, 64)
+
+
+@torch.no_grad()
 def test_diffusers_own_forward_runs_while_its_caches_are_on() -> None:
     model = transformer(zero_cond_t=True)
     forward, calls = Forward(model, Levers(fold=True, lean=True)), []

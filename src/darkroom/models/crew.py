@@ -175,7 +175,7 @@ class Followers:
     def step(self, tokens: Tensor, cells: int, text: Tensor, timestep: Tensor, grids: Grids) -> Iterator[None]:
         """Inside the block, one forward with these arguments of `Forward`. Raises GpuFault, or OutOfMemory."""
         assert not (torch.is_grad_enabled() and (tokens.requires_grad or text.requires_grad)), "none goes back there"
-        with self._crew.step(self._number, Run(tokens.cpu(), cells, text.cpu(), timestep.cpu(), grids)):
+        with self._crew.step(self._number, Run(tokens.cpu(), cells, text.cpu(), timestep, grids)):
             yield
 
     def announce(self, timesteps: Sequence[float]) -> None:

@@ -224,13 +224,14 @@ class Editor:
         return pack(torch.cat(drawn).transpose(1, 2)).to(self.device)
 
     def sigmas(self, steps: int, width: int, height: int, shift: float | None = None) -> Tensor:
-        """[steps + 1] noise levels for this size; `shift` fixes the log shift (Lightning).
+        """[steps + 1] noise levels for this size, on the CPU; `shift` fixes the log shift (Lightning).
 
+        A level is one number, which arithmetic takes from there to any device without waiting for it.
         The modulation of all of them is computed together, when the first is asked for.
         """
         schedule = self.schedule if shift is None else self.schedule.fixed(shift)
         tokens = (height // TOKEN_PIXELS) * (width // TOKEN_PIXELS)
-        sigmas = schedule.sigmas(steps, tokens).to(self.device)
+        sigmas = schedule.sigmas(steps, tokens)
         self.forward.announce(self._timestep(sigmas[:-1]).tolist())
         return sigmas
 

@@ -127,8 +127,8 @@ class _Followed:
             self._clothes.close()
             self._clothes.enter_context(worn(self._transformer, order.loras))
         elif isinstance(order, Run):
-            tokens, text, timestep = (x.to(self._device) for x in (order.tokens, order.text, order.timestep))
-            self._forward(tokens, order.cells, text, timestep, order.grids)
+            tokens, text = (x.to(self._device) for x in (order.tokens, order.text))
+            self._forward(tokens, order.cells, text, order.timestep, order.grids)
 
 
 def _end_with(leader: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darkroom.models.folding import Folding, InModule, Modulation, compute, in_place, source_of
+from darkroom.models.folding import Folding, InModule, in_place, source_of
 from darkroom.models.lean import Grids, Lean, differs_from_upstream, obstacle
 from darkroom.models.levers import Levers
 
@@ -26,12 +26,14 @@ class Forward:
     def __init__(
         self, transformer: Any, levers: Levers, cache_dir: Path | None = None, made_ahead: Path | None = None
     ) -> None:
-        self.transformer, self._weights = transformer, source_of(transformer)
+        self.transformer, weights = transformer, source_of(transformer)
         # Weights that are not in the module can only be had as a table.
-        folds = levers.fold or not isinstance(self._weights, InModule)
+        folds = levers.fold or not isinstance(weights, InModule)
         tables, code = (None, None) if cache_dir is None else (cache_dir / "modulation", cache_dir / "compiled")
         ahead = None if made_ahead is None else made_ahead / "modulation"
-        self.folding = Folding(transformer, self._weights, tables, ahead) if folds else None
+        self.folding = Folding(transformer, weights, tables, ahead) if folds else None
+        # The lean forward takes rows also where no schedule is folded: each is computed once, for both sides of CFG.
+        self._rows = self.folding or Folding(transformer, weights)
         self.changed = differs_from_upstream(bool(transformer.config.zero_cond_t)) if levers.lean else None
         if self.changed is not None:
             log.warning("the lean forward does not fit the installed diffusers and is not used: %s", self.changed)
@@ -57,7 +59,8 @@ class Forward:
     def __call__(self, tokens: Tensor, cells: int, text: Tensor, timestep: Tensor, grids: Grids) -> Tensor:
         """[B, cells, 64] for tokens [B, N, 64], of which the first `cells` are noisy, and text [B, L, D].
 
-        timestep: [], 0…1, rounded to the model's dtype. grids: (height, width) in tokens, the noisy picture's first.
+        timestep: [], 0…1, rounded to the model's dtype; on the CPU, as reading it back from a device would wait for
+        all that runs there. grids: (height, width) in tokens, the noisy picture's first.
         """
         if self._followers is None:
             return self._alone(tokens, cells, text, timestep, grids)
@@ -71,22 +74,16 @@ class Forward:
 
     def _alone(self, tokens: Tensor, cells: int, text: Tensor, timestep: Tensor, grids: Grids) -> Tensor:
         if self._lean is not None and obstacle(self.transformer) is None:
-            return self._lean(tokens, cells, text, self._modulation(timestep), grids)
+            return self._lean(tokens, cells, text, self._rows.at(float(timestep), timestep.dtype), grids)
         if self.folding is None:
             return self._upstream(tokens, cells, text, timestep, grids)
-        with in_place(self.transformer, self._modulation(timestep)):
+        with in_place(self.transformer, self.folding.at(float(timestep), timestep.dtype)):
             return self._upstream(tokens, cells, text, timestep, grids)
-
-    def _modulation(self, timestep: Tensor) -> Modulation:
-        level = float(timestep)
-        if self.folding is not None:
-            return self.folding.at(level, timestep.dtype)
-        return compute(self.transformer, self._weights, (level,), timestep.dtype).at(level)
 
     def _upstream(self, tokens: Tensor, cells: int, text: Tensor, timestep: Tensor, grids: Grids) -> Tensor:
         velocity = self.transformer(
             hidden_states=tokens,
-            timestep=timestep.expand(len(tokens)),
+            timestep=timestep.to(tokens.device).expand(len(tokens)),
             encoder_hidden_states=text,
             encoder_hidden_states_mask=None,
             img_shapes=[[(1, *grid) for grid in grids]] * len(tokens),

@@ -151,14 +151,12 @@ def _block(
     cells: int,
 ) -> tuple[Tensor, Tensor]:
     """One block: image [B, N, D] and text [B, L, D] to the same; noisy, clean and words are its modulations [6, D]."""
-    attn = block.attn
-    seen = _modulated(block.img_norm1(image), noisy, clean, 0, cells)
-    read = block.txt_norm1(text) * words[1] + words[0]
+    attn, length = block.attn, text.shape[1]
+    seen, read, key, value = _opened(block, image, text, noisy, clean, words, turns, cells)
     query = torch.cat(
         [attn.norm_added_q(_heads(attn, attn.add_q_proj(read))), attn.norm_q(_heads(attn, attn.to_q(seen)))], 1
     )
-    mixed = _attend(attn, _turned(query, turns), *_keys_and_values(attn, seen, read, turns))
-    length = text.shape[1]
+    mixed = _attend(attn, _turned(query, turns), key, value)
     image = image + _gated(attn.to_out[0](mixed[:, length:].contiguous()), noisy, clean, 2, cells)
     text = text + words[2] * attn.to_add_out(mixed[:, :length].contiguous())
     image = image + _gated(
@@ -180,22 +178,33 @@ def _last_block(
 ) -> Tensor:
     """The same for the noisy tokens alone, [B, cells, D]: of the others only keys and values are read."""
     attn, start = block.attn, text.shape[1]
-    seen = _modulated(block.img_norm1(image), noisy, clean, 0, cells)
-    read = block.txt_norm1(text) * words[1] + words[0]
+    seen, _, key, value = _opened(block, image, text, noisy, clean, words, turns, cells)
     query = _turned(attn.norm_q(_heads(attn, attn.to_q(seen[:, :cells]))), _rows(turns, start, start + cells))
-    mixed = _attend(attn, query, *_keys_and_values(attn, seen, read, turns))
+    mixed = _attend(attn, query, key, value)
     image = image[:, :cells] + noisy[2] * attn.to_out[0](mixed)
     output: Tensor = image + noisy[5] * block.img_mlp(block.img_norm2(image) * noisy[4] + noisy[3])
     return output
 
 
-def _keys_and_values(attn: Any, seen: Tensor, read: Tensor, turns: Rotary) -> tuple[Tensor, Tensor]:
-    """[B, L + N, heads, head_dim] of text and image together."""
+def _opened(
+    block: Any,
+    image: Tensor,
+    text: Tensor,
+    noisy: Tensor,
+    clean: Tensor | None,
+    words: Tensor,
+    turns: Rotary,
+    cells: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What attention reads: image and text, modulated, and their keys and values [B, L + N, heads, head_dim]."""
+    attn = block.attn
+    seen = _modulated(block.img_norm1(image), noisy, clean, 0, cells)
+    read = block.txt_norm1(text) * words[1] + words[0]
     key = torch.cat(
         [attn.norm_added_k(_heads(attn, attn.add_k_proj(read))), attn.norm_k(_heads(attn, attn.to_k(seen)))], 1
     )
     value = torch.cat([_heads(attn, attn.add_v_proj(read)), _heads(attn, attn.to_v(seen))], 1)
-    return _turned(key, turns), value
+    return seen, read, _turned(key, turns), value
 
 
 def _modulated(x: Tensor, noisy: Tensor, clean: Tensor | None, first: int, cells: int) -> Tensor:

@@ -161,7 +161,7 @@ def forward_of(run: Run, editor: Editor) -> tuple[Callable[[], Tensor], tuple[in
     conditioning = editor.condition([run.prompt], references)
     size = editor.output_size(references, None)
     denoise: Denoise = editor.denoiser(conditioning, *size)
-    noise, sigma = editor.noise([0], *size), torch.tensor(SIGMA, device=run.device)
+    noise, sigma = editor.noise([0], *size), torch.tensor(SIGMA)
     # A schedule's modulation table is made once in a worker's life: before the clock runs.
     for steps in STEPS:
         denoise(noise, editor.sigmas(steps, *size)[0])
