@@ -37,7 +37,8 @@ def pack(
 
     Weights are stored as the profile computes with them (l4: FP8 with a scale per row), and what a cold start does not
     need lies apart. It is written beside OUT and renamed at the end: a pack that was interrupted is never loaded, and
-    packing again starts over. `darkroom pack --verify FOLDER` reads all of an artifact and names a damaged file.
+    the same command goes on with the files that it had finished. `darkroom pack --verify FOLDER` reads all of an
+    artifact and names a damaged file.
     """
     if verify and out is not None:
         raise fail("--verify takes one folder, the artifact", USAGE)
@@ -72,7 +73,7 @@ def _packed(
     target = resolve(asked, read_card() if profile == "auto" else None)
     # The profile's own sizes and presets: tables are made for their schedules.
     spec = dataclasses.replace(target.models["edit"], repo=source, revision=revision)
-    return packing.pack(spec, out, target.name, target.precision, progress)
+    return packing.pack(spec, out, target.name, target.precision, progress, lambda said: typer.echo(said, err=True))
 
 
 def _checked(folder: Path, progress: Progress) -> None:

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +22,7 @@ from darkroom.models import packing
 from darkroom.models.editor import fit
 from darkroom.models.folding import parameter_names
 from darkroom.models.packing import writing
+from darkroom.models.packing.journal import JOURNAL
 from darkroom.models.packing.manifest import MANIFEST
 from darkroom.models.packing.streaming import CHUNK_BYTES, stream
 from darkroom.models.parts import LOADERS
@@ -245,25 +250,98 @@ def test_an_artifact_of_another_precision_says_how_to_pack_for_this_worker(profi
 # -- packing ----------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_pack_is_never_loaded_and_packing_again_starts_over(
-    profile: Profile, family: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_pack_is_never_loaded(profile: Profile, family: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        packing.pack(ModelSpec(str(family)), out, "pocket", "float32", interrupted)
-    partial = out.with_name(out.name + PARTIAL)
-    assert list(partial.iterdir())
+    partial = broken_off(family, out)
     for folder, words in ((out, "darkroom pack"), (partial, "never finished")):
         with pytest.raises(ModelNotReady, match=words):
             Shelf(with_model(profile, folder)).editor("edit")
-    packing.verify(packed(family, out))
-    assert not partial.exists()
+
+
+def broken_off(family: Path, out: Path) -> Path:
+    """The folder of a pack that ended when all but its tables were written."""
+    with pytest.raises(KeyboardInterrupt):
+        packing.pack(ModelSpec(str(family)), out, "pocket", "float32", interrupted)
+    return out.with_name(out.name + PARTIAL)
 
 
 def interrupted(what: str, _done: int, _total: int) -> None:
     """Nothing is tidied up after it, as after a kill."""
-    if what == "transformer":
+    if what == packing.TABLES:
         raise KeyboardInterrupt
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from darkroom.models import packing
+from darkroom.models.packing import writing
+from darkroom.models.specs import ModelSpec
+
+def kill(what, done, total):
+    if what == "transformer" and done > 0.6 * total:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+writing.SHARD_BYTES = int(sys.argv[3])
+packing.pack(ModelSpec(sys.argv[1]), Path(sys.argv[2]), "pocket", "float32", kill)
+"""
+
+
+def test_a_pack_that_was_killed_goes_on_and_makes_the_same_artifact(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "SHARD_BYTES", 2_000_000)
+    out, heard = tmp_path / "out", list[str]()
+    words = [str(family), str(out), str(writing.SHARD_BYTES)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *words], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    partial = out.with_name(out.name + PARTIAL)
+    finished = [line["file"]["name"] for line in map(json.loads, (partial / JOURNAL).read_text().splitlines()[1:])]
+    before = {name: (partial / name).stat().st_ino for name in finished}
+    assert any(name.startswith("transformer/") for name in finished)
+    manifest = packing.pack(ModelSpec(str(family)), out, "pocket", "float32", tell=heard.append)
+    assert heard == [f"going on after {len(finished)} files ({sum_gb(out, finished):.2f} GB) of the interrupted pack"]
+    assert {name: (out / name).stat().st_ino for name in finished} == before
+    assert content(manifest) == content(packing.read_manifest(packed(family, tmp_path / "whole")))
+    assert packing.verify(out) == manifest
+    assert not (out / JOURNAL).exists()
+    assert not partial.exists()
+
+
+def content(manifest: packing.Manifest) -> dict[str, list[Any]]:
+    """What is in an artifact. Tables go by name: safetensors writes their two lines of metadata in any order."""
+    sections = {name: [*files] for name, files in manifest.sections.items()}
+    return {**sections, packing.TABLES: [file.name for file in sections[packing.TABLES]], "other": [*manifest.other]}
+
+
+def sum_gb(folder: Path, names: list[str]) -> float:
+    return sum((folder / name).stat().st_size for name in names) / 1e9
+
+
+def test_finished_files_that_are_damaged_are_made_again(family: Path, artifact: Path, tmp_path: Path) -> None:
+    partial = broken_off(family, tmp_path / "out")
+    flip(partial / "vae" / "00001.safetensors")
+    (partial / "transformer" / "00001.safetensors").unlink()
+    (partial / "vae" / "00002.safetensors").write_bytes(b"being written when the pack ended")
+    with (partial / JOURNAL).open("a") as journal:
+        journal.write('{"section": "vae", "fi')
+    again = packing.verify(packed(family, tmp_path / "out"))
+    assert content(again) == content(packing.read_manifest(artifact))
+
+
+@pytest.mark.parametrize("other", ["source", "profile", "precision"])
+def test_an_interrupted_pack_of_something_else_starts_over_and_says_why(
+    family: Path, tmp_path: Path, other: str
+) -> None:
+    broken_off(family, tmp_path / "out")
+    source, heard = family, list[str]()
+    if other == "source":
+        source = copied(family, tmp_path / "changed")
+        flip(next((source / "vae").glob("*.safetensors")))
+    profile, precision = "l4" if other == "profile" else "pocket", "bf16" if other == "precision" else "float32"
+    packing.pack(ModelSpec(str(source)), tmp_path / "out", profile, precision, tell=heard.append)
+    assert heard == [f"starting over: the interrupted pack was of another {other}"]
+    packing.verify(tmp_path / "out")
 
 
 def test_two_packs_into_one_folder_do_not_meet(family: Path, tmp_path: Path) -> None:

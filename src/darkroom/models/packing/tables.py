@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -41,8 +42,11 @@ def table_bytes(rows: int, modulation_shapes: list[tuple[int, ...]], dtype: torc
 
 def write_tables(
     folder: Path, sections: dict[str, list[File]], wanted: list[tuple[float, ...]], dtype: torch.dtype, report: Progress
-) -> None:
-    """Compute the tables from the modulation that lies packed in `folder`, block by block, and keep them there."""
+) -> Iterator[None]:
+    """Compute the tables from the modulation that lies packed in `folder`, block by block, and keep them there.
+
+    Yields after each; one that lies there already is not computed again.
+    """
     transformer = skeleton(folder / "transformer", "transformer")
     read = mapped(folder, sections["transformer"])
     for name, _ in shapes(transformer):
@@ -56,4 +60,4 @@ def write_tables(
         folding = Folding(transformer, weights, folder / TABLES)
         folding.announce(timesteps)
         folding.at(timesteps[0], dtype)
-
+        yield

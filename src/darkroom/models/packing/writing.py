@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from darkroom.errors import InvalidInput, ModelNotReady
+from darkroom.models.packing.journal import Finished, Journal, Tell
 from darkroom.models.packing.manifest import FORMAT, MANIFEST, File, Manifest, Progress, Source
 from darkroom.models.packing.source import SMALL, Entry, entries, source_fingerprint, tensors
 from darkroom.models.packing.streaming import CHUNK_BYTES
@@ -35,12 +37,18 @@ SECTION = {"host": "embeddings", "modulation": "modulation"}
 
 
 def pack(
-    spec: ModelSpec, out: Path, profile: str, precision: Precision, progress: Progress | None = None
+    spec: ModelSpec,
+    out: Path,
+    profile: str,
+    precision: Precision,
+    progress: Progress | None = None,
+    tell: Tell | None = None,
 ) -> Manifest:
     """Pack a checkpoint (a local folder or a hub id) into `out`, which must not exist or be empty.
 
-    Everything is written to `out` + ".partial" and renamed at the end. What an interrupted run has left there is
-    removed first. Takes the memory of one file (1 GiB) and of the largest matrix in float32.
+    Everything is written to `out` + ".partial" and renamed at the end. What an interrupted run of the same source,
+    profile and precision has finished there is taken, once its checksum is right; `tell` hears of that, or why not.
+    Takes the memory of one file (1 GiB) and of the largest matrix in float32.
 
     Raises InvalidInput for an `out` that is in use, ModelNotReady for a source that is not a whole Qwen-Image-Edit or
     a disk that is too small.
@@ -56,46 +64,72 @@ def pack(
     wanted = schedules(spec, load_schedule(source / "scheduler"), dtype)
     modulation = [e.shape for e in plan["transformer"] if place("transformer", e.name) == "modulation"]
     _check_space(out, total + table_bytes(sum(map(len, wanted)), modulation, dtype))
+    origin = Source(id=_id(spec), revision=spec.revision, fingerprint=source_fingerprint(source))
+    versions = {name: version(name) for name in ("darkroom", "torch", "torchao", "diffusers", "transformers")}
+    made_from = {
+        "source": origin.fingerprint,
+        "profile": profile,
+        "precision": precision,
+        "version of a package": json.dumps(versions),
+        "set of schedules": json.dumps(wanted),
+        "format": f"{FORMAT} {SHARD_BYTES}",
+    }
     with _partial(out) as partial:
-        writer = _Writer(partial, precision, total, progress)
+        journal = Journal(partial, made_from, tell or (lambda _: None))
+        writer = _Writer(partial, precision, total, progress, journal)
         for part in PARTS:
             writer.part(part, plan[part])
         other = _copy_small(source, partial)
-        write_tables(partial, writer.sections, wanted, dtype, progress or (lambda *_: None))
-        writer.sections[TABLES] = [
-            _settled(partial, str(path.relative_to(partial))) for path in sorted((partial / TABLES).iterdir())
-        ]
+        for _ in write_tables(partial, writer.sections, wanted, dtype, progress or (lambda *_: None)):
+            writer.keep(TABLES)
         manifest = Manifest(
             format=FORMAT,
             profile=profile,
             precision=precision,
-            source=Source(id=_id(spec), revision=spec.revision, fingerprint=source_fingerprint(source)),
-            versions={name: version(name) for name in ("darkroom", "torch", "torchao", "diffusers", "transformers")},
+            source=origin,
+            versions=versions,
             sections={name: tuple(files) for name, files in writer.sections.items()},
             other=tuple(other),
         )
         (partial / MANIFEST).write_text(manifest.model_dump_json(indent=1))
         _settled(partial, MANIFEST)
+        journal.close()
     return manifest
 
 
 class _Writer:
-    """Collects tensors per section and writes a file whenever there are enough."""
+    """Collects tensors per section and writes a file whenever there are enough; what the journal has is not done again.
 
-    def __init__(self, folder: Path, precision: Precision, total: int, progress: Progress | None) -> None:
+    The files of a section follow each other in the source's order, so that going on cuts them as one run would.
+    """
+
+    def __init__(
+        self, folder: Path, precision: Precision, total: int, progress: Progress | None, journal: Journal
+    ) -> None:
         self.folder, self.precision, self.total, self.progress = folder, precision, total, progress
         self.sections: dict[str, list[File]] = {}
+        self._journal = journal
+        self._there = {(one.section, name) for one in journal.finished for name in one.tensors}
+        for one in journal.finished:
+            self.sections.setdefault(one.section, []).append(one.file)
         self._waiting: dict[str, dict[str, Tensor]] = {}
+        self._sources: dict[str, list[str]] = {}
         self._done = 0
 
     def part(self, part: str, planned: list[Entry]) -> None:
         """Write all of one part."""
+        left = []
+        for entry in planned:
+            if (_section(part, entry), entry.name) in self._there:
+                self._report(part, stored_bytes(part, entry.name, entry.shape, self.precision))
+            else:
+                left.append(entry)
         # File by file, as the source is laid out: nothing is read twice or out of order.
-        for entry, tensor in tensors(sorted(planned, key=lambda e: e.file)):
-            where = place(part, entry.name)
-            section = SECTION.get(where, part)
+        for entry, tensor in tensors(sorted(left, key=lambda e: e.file)):
+            section = _section(part, entry)
             waiting = self._waiting.setdefault(section, {})
             waiting.update(self._stored(part, entry, tensor))
+            self._sources.setdefault(section, []).append(entry.name)
             if sum(t.nbytes for t in waiting.values()) >= SHARD_BYTES:
                 self._flush(section)
             self._report(part, stored_bytes(part, entry.name, entry.shape, self.precision))
@@ -116,16 +150,29 @@ class _Writer:
         waiting = self._waiting.pop(section)
         if not waiting:
             return
-        files = self.sections.setdefault(section, [])
-        name = f"{section}/{len(files) + 1:05d}.safetensors"
+        name = f"{section}/{len(self.sections.get(section, [])) + 1:05d}.safetensors"
         (self.folder / section).mkdir(exist_ok=True)
         save_file(waiting, self.folder / name, {"format": "pt"})
-        files.append(_settled(self.folder, name))
+        self.keep(section, self._sources.pop(section))
+
+    def keep(self, section: str, sources: Sequence[str] = ()) -> None:
+        """Settle the files of a section's folder that are new, and note them; sources: the tensors in them."""
+        files = self.sections.setdefault(section, [])
+        known = {file.name for file in files}
+        for path in sorted((self.folder / section).glob("*.safetensors")):
+            name = str(path.relative_to(self.folder))
+            if name not in known:
+                files.append(_settled(self.folder, name))
+                self._journal.add(Finished(section=section, file=files[-1], tensors=tuple(sources)))
 
     def _report(self, part: str, number: int) -> None:
         self._done += number
         if self.progress:
             self.progress(part, self._done, self.total)
+
+
+def _section(part: str, entry: Entry) -> str:
+    return SECTION.get(place(part, entry.name), part)
 
 
 def _settled(folder: Path, name: str) -> File:
@@ -160,8 +207,6 @@ def _partial(out: Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True, exist_ok=True)
         with _locked(partial):
-            for left in partial.iterdir():
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield partial
             if out.is_dir():
                 out.rmdir()
@@ -187,7 +232,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _check_space(out: Path, needed: int) -> None:
     existing = next(parent for parent in out.absolute().parents if parent.exists())
-    free = shutil.disk_usage(existing).free
+    # What an interrupted pack has left is either taken or removed.
+    left = sum(path.stat().st_size for path in out.with_name(out.name + PARTIAL).rglob("*") if path.is_file())
+    free = shutil.disk_usage(existing).free + left
     if free < needed:
         raise ModelNotReady(
             f"the artifact takes {needed / 1e9:.2f} GB and {existing} has {free / 1e9:.2f} GB free: make room, or "
