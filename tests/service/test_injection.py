@@ -182,7 +182,7 @@ async def test_photos_and_prompt_are_read_once_and_no_forward_is_wasted(service:
     reads, stop_reads = counted(editor.text_encoder.model.language_model.norm)
     try:
         assert "error" not in await service.handle(job)
-        assert sorted(forwards) == [1, 1, 1, 1, 1, 1, 9, 9]
+        assert forwards == [9, 9]
         assert (len(looks), len(reads)) == (1, 1)
         await service.handle(job | {"id": "again"})
         assert (len(looks), len(reads)) == (1, 1)

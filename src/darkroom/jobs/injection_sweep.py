@@ -36,8 +36,8 @@ class InjectionSweep(PhotoFit):
     photos: all of one person; or dataset: a zip, or an s3:// prefix, of `seed_*` directories with `photo_view_*.png`.
     head: a checkpoint of injection_train: its key in the worker's store, or an address; None is the profile's own.
     alphas: strengths; 0 is the prompt alone. photo_fit: "crop" takes the middle square at `photo_pixels` of area,
-    "budget" the whole photo at its own aspect. controls: also another person's residual and a random one, where there
-    is another person: `other_photos`, or the dataset's next. caption: what the person looks like, as a ceiling; a
+    "budget" the whole photo at its own aspect. controls: also the prompt alone, a random residual, and that of another
+    person, where there is one: `other_photos`, or the dataset's next. caption: what the person looks like, as a ceiling; a
     dataset has its own in caption.txt. Unset fields take the profile's values.
     """
 

@@ -105,7 +105,9 @@ def run(job: InjectionSweep, desk: Desk) -> Work:
         negative = read_negative(editor, plan.negative_prompt, plan.guidance)
     warn_of_words(editor, gathered, desk)
     yield Progress("encode", 1, 1)
-    bases = yield from render(base_cells(plan, base), negative, plan, editor, desk, "base")
+    # What controls are held against; without them and where nobody asked for α = 0 it would be work for nothing.
+    plain = base_cells(plan, base) if job.controls or 0.0 in plan.alphas else []
+    bases = yield from render(plain, negative, plan, editor, desk, "base")
     done = earlier_summaries(gathered, desk)
     for number, subject in enumerate(gathered.subjects):
         if subject.name in done:
@@ -115,7 +117,7 @@ def run(job: InjectionSweep, desk: Desk) -> Work:
         cells = cells_of(plan, base, own, ceiling)
         stage = f"{subject.name} ({number + 1} of {len(gathered.subjects)})"
         made = yield from render(cells, negative, plan, editor, desk, stage)
-        cells, pictures = [*base_cells(plan, base), *cells], [*bases, *made]
+        cells, pictures = [*plain, *cells], [*bases, *made]
         with desk.clock.span("judge"):
             rows = judged(cells, pictures, subject, base, rulers)
             summary = summed_up(rows, pictures, perceptual)
@@ -236,6 +238,8 @@ def grid(subject: Subject, plan: Plan, cells: Sequence[Cell], pictures: Sequence
     kinds = [kind for kind in (OWN, WRONG, RANDOM) if any(cell.kind == kind for cell in cells)] or [OWN]
     rows, labels = [], []
     for alpha in dict.fromkeys((0.0, *plan.alphas)):
+        if not alpha and all(cell.kind != BASE for cell in cells):
+            continue
         sources = [BASE] if not alpha else kinds
         rows.append([found[kind, alpha, seed] for kind in sources for seed in plan.gen_seeds])
         labels.append(f"α={alpha:g}" if alpha else "α=0 (prompt)")
