@@ -37,8 +37,8 @@ class InjectionSweep(PhotoFit):
     head: a checkpoint of injection_train: its key in the worker's store, or an address; None is the profile's own.
     alphas: strengths; 0 is the prompt alone. photo_fit: "crop" takes the middle square at `photo_pixels` of area,
     "budget" the whole photo at its own aspect. controls: also the prompt alone, a random residual, and that of another
-    person, where there is one: `other_photos`, or the dataset's next. caption: what the person looks like, as a ceiling; a
-    dataset has its own in caption.txt. Unset fields take the profile's values.
+    person, where there is one: `other_photos`, or the dataset's next. caption: what the person looks like, as a
+    ceiling; a dataset has its own in caption.txt. Unset fields take the profile's values.
     """
 
     useless: ClassVar[Mapping[str, str]] = USELESS
