@@ -36,7 +36,8 @@ ARROWS = {
     "sources": "fetch jobs settings storage",
     "stream": "artifacts storage workers.recipe",
     "progress": "",
-    "workers": "jobs models technique media artifacts timing",
+    # The procedural world draws cases whose right result is known, and its rules judge them from pixels.
+    "workers": "jobs models technique media artifacts timing pocket.world pocket.judging.rules",
     "models": "settings technique faults",
     "fetch": "jobs",  # for Limits, as media: sizes are checked before anything is decoded
     "media": "jobs",
@@ -51,7 +52,7 @@ ARROWS = {
     "cli": "jobs settings timing artifacts client",
 }
 LATE_ARROWS = {
-    "cli": "local bench pocket models storage media service technique",
+    "cli": "local bench pocket models storage media service technique workers.evaluation",
 }
 
 TORCH = {"torch", "torchvision", "diffusers", "transformers", "accelerate", "peft", "lpips"}

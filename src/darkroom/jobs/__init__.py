@@ -6,6 +6,7 @@ that names the field. Nothing behind the door looks at raw dictionaries.
 
 from darkroom.jobs.base import JobInput
 from darkroom.jobs.bridge_compare import BridgeCompare
+from darkroom.jobs.bridge_evaluate import BridgeEvaluate
 from darkroom.jobs.bridge_train import BridgeTrain
 from darkroom.jobs.control import Health, Warmup
 from darkroom.jobs.image_edit import ImageEdit, LoraRequest, PictureJob
@@ -20,6 +21,7 @@ from darkroom.jobs.video_edit import Guidance, VideoEdit, frame_seed
 
 __all__ = [
     "BridgeCompare",
+    "BridgeEvaluate",
     "BridgeTrain",
     "Guidance",
     "Health",

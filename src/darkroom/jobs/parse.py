@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from darkroom.errors import InvalidInput, UnsupportedType
 from darkroom.jobs.base import JobInput
 from darkroom.jobs.bridge_compare import BridgeCompare
+from darkroom.jobs.bridge_evaluate import BridgeEvaluate
 from darkroom.jobs.bridge_train import BridgeTrain
 from darkroom.jobs.control import Health, Warmup
 from darkroom.jobs.image_edit import ImageEdit
@@ -28,6 +29,7 @@ AnyJob = (
     | InjectionSweep
     | InjectionTrain
     | BridgeCompare
+    | BridgeEvaluate
     | BridgeTrain
     | Health
     | Warmup

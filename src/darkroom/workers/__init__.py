@@ -17,6 +17,7 @@ RECIPES: Mapping[str, str] = {
     "injection_sweep": "darkroom.workers.injection_sweep",
     "injection_train": "darkroom.workers.injection_train",
     "bridge_compare": "darkroom.workers.bridge_compare",
+    "bridge_evaluate": "darkroom.workers.bridge_evaluate",
     "bridge_train": "darkroom.workers.bridge_train",
     "health": "darkroom.workers.health",
     "warmup": "darkroom.workers.warmup",
