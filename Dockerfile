@@ -14,9 +14,10 @@ RUN grep -E '^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==' /requi
 FROM ${BASE_IMAGE}
 
 # gcc: Triton builds its launchers with it when a model is compiled. libc6-dev has the headers, the base image
-# Python's own.
+# Python's own. Tesseract and a font with Chinese letters, 20 MB: bridge_evaluate reads and writes texts with them.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev \
+       tesseract-ocr tesseract-ocr-deu tesseract-ocr-fra tesseract-ocr-chi-sim fonts-wqy-microhei \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 darkroom
 

@@ -46,6 +46,19 @@ if ! "$$found" -c 'import ensurepip' 2>/dev/null; then \
 fi
 endef
 
+# What reads the texts of bridge_evaluate; pip has no such wheel. Without it, setup goes on: only that suite needs it.
+OCR := tesseract-ocr tesseract-ocr-deu tesseract-ocr-fra tesseract-ocr-chi-sim fonts-wqy-microhei
+define WANT_OCR
+if ! command -v tesseract >/dev/null; then \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "make setup: installing $(OCR) with apt-get"; \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $(OCR); \
+	fi; \
+	command -v tesseract >/dev/null || echo "make setup: there is no tesseract, which bridge_evaluate's texts and" \
+		"their tests need. On Debian: sudo apt-get install $(OCR)" >&2; \
+fi
+endef
+
 .PHONY: help
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +78,7 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements-dev.txt)"
 	$(BIN)/uv pip install --python $(BIN)/python -r requirements-dev.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@$(WANT_OCR)
 	@touch $@
 
 .PHONY: demo

@@ -20,6 +20,8 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "runpod", "boto3
 GB = 10**9
 REAL_MODEL_BYTES = 57.7e9
 """Transformer 40.9 + text encoder 16.6 + VAE 0.25 GB, in bf16."""
+VISION_BYTES = 17.5e9
+"""Qwen3-VL-8B in bf16, language model and all."""
 LEAST_FREE_BYTES = 2e9
 """Results, queue and logs of a day of work with the pocket model."""
 
@@ -43,7 +45,7 @@ def examine(folder: Path) -> list[Finding]:
         return [*findings, *wrong_settings(error)]
     if any(finding.check == "torch" and finding.state == "fail" for finding in findings):
         return [*findings, disk(folder, 0.0), store(settings)]
-    return [*findings, *serving(settings, folder), store(settings)]
+    return [*findings, *serving(settings, folder), store(settings), reading()]
 
 
 def python() -> Finding:
@@ -80,6 +82,8 @@ def serving(settings: Settings, folder: Path) -> list[Finding]:
     specs = {role: profile.models[role] for role in settings.preload if role in profile.models}
     models = [model(role, spec.repo, spec.revision, spec.from_text) for role, spec in specs.items()]
     missing = sum(found.found.startswith("not in the cache") for found in models)
+    if "vision" in profile.models:
+        models.append(vision(profile.models["vision"].repo, profile.models["vision"].revision))
     on_gpu = profile.device == "cuda"
     least_bytes = 3e9 if not on_gpu else 48e9 if profile.offload else 24e9
     return [
@@ -96,7 +100,10 @@ def card(profile: str, *, on_gpu: bool, fp8: bool) -> Finding:
 
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
-        name = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor}"
+        name = (
+            f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, sm_{properties.major}{properties.minor}, "
+            f"CUDA {torch.version.cuda}"
+        )
         if fp8 and (properties.major, properties.minor) < (8, 9):
             return Finding("GPU", "fail", f"{name}; profile {profile} needs FP8 (sm_89)",
                            "unset DARKROOM_PROFILE, or take an L4, L40S or H100")
@@ -147,13 +154,47 @@ def model(role: str, repo: str, revision: str | None, from_text: bool = False) -
     return Finding(check, "ok", f"{folder.parent.name}/{folder.name}, {size_bytes(folder) / 1e6:.1f} MB")
 
 
-def _cached(check: str, repo: str, revision: str | None) -> Finding:
+def vision(repo: str, revision: str | None) -> Finding:
+    """The model that a bridge sees with; only bridge and injection jobs need it. Nothing is downloaded."""
+    from darkroom.models.specs import ModelSpec
+    from darkroom.models.weights import locate, size_bytes
+
+    check = "model: vision"
+    if not Path(repo).is_dir() and not Path(repo).is_absolute():
+        return _cached(check, repo, revision, "config.json", VISION_BYTES)
+    try:
+        folder = locate(ModelSpec(repo, revision), ())
+    except DarkroomError as error:
+        return Finding(check, "warn", error.message, "bridge and injection jobs need it: git checkout the weights")
+    return Finding(check, "ok", f"{folder.parent.name}/{folder.name}, {size_bytes(folder) / 1e6:.1f} MB")
+
+
+def reading() -> Finding:
+    """Tesseract and what the texts of bridge_evaluate need beside it."""
+    from darkroom.media import ocr
+    from darkroom.workers.evaluation.battery import missing_for
+    from darkroom.workers.evaluation.text import WORDS
+
+    check, missing = "OCR", missing_for(WORDS)
+    packages = dict.fromkeys(package for needed in missing.values() for package in needed)
+    remedy = f"for bridge_evaluate's texts: apt-get install {' '.join(packages)}"
+    if not ocr.available():
+        return Finding(check, "warn", "no tesseract", remedy.replace("install ", f"install {ocr.PACKAGE} "))
+    found = ", ".join(language for language in WORDS if language not in missing)
+    if missing:
+        return Finding(check, "warn", f"tesseract; reads {found or 'nothing'}", remedy)
+    return Finding(check, "ok", f"tesseract; reads {found}")
+
+
+def _cached(
+    check: str, repo: str, revision: str | None, index: str = "model_index.json", whole: float = REAL_MODEL_BYTES
+) -> Finding:
     from huggingface_hub import try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(repo, "model_index.json", revision=revision), str):
+    if isinstance(try_to_load_from_cache(repo, index, revision=revision), str):
         return Finding(check, "ok", f"{repo} is in the cache")
     return Finding(check, "warn", f"not in the cache: {repo}",
-                   f"the first start downloads {REAL_MODEL_BYTES / GB:.0f} GB; put HF_HOME on a network volume")
+                   f"the first use downloads {whole / GB:.0f} GB; put HF_HOME on a network volume")
 
 
 def store(settings: Settings) -> Finding:

@@ -59,3 +59,20 @@ def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path: Path) -> None:
     findings = checks.examine(tmp_path)
     assert state_of(findings, "Python") == "ok"
     assert all(finding.remedy for finding in findings if finding.state != "ok")
+
+
+def test_a_machine_without_tesseract_is_told_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("darkroom.media.ocr.available", frozenset)
+    finding = checks.reading()
+    assert finding.state == "warn"
+    assert "apt-get install tesseract-ocr tesseract-ocr-eng" in finding.remedy
+    monkeypatch.setattr("darkroom.media.ocr.available", lambda: frozenset({"eng", "fra", "chi_sim"}))
+    finding = checks.reading()
+    assert "tesseract-ocr-deu" in finding.remedy
+    assert "reads eng, fra" in finding.found
+
+
+def test_a_vision_model_that_is_not_here_is_a_warning(tmp_path: Path) -> None:
+    finding = checks.vision("nobody/has-this-model", None)
+    assert (finding.state, "18 GB" in finding.remedy) == ("warn", True)
+    assert "bridge and injection" in checks.vision(str(tmp_path / "nothing"), None).remedy
