@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from darkroom.errors import DarkroomError
-from darkroom.jobs import Guidance, ImageEdit, InjectionSweep, InjectionTrain, VideoEdit
+from darkroom.jobs import BridgeCompare, BridgeTrain, Guidance, ImageEdit, InjectionSweep, InjectionTrain, VideoEdit
 from darkroom.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +44,11 @@ def test_every_field_of_video_edit_is_shown(field: str) -> None:
 
 @pytest.mark.parametrize("field", [*InjectionSweep.model_fields, *InjectionTrain.model_fields])
 def test_every_field_of_the_injection_jobs_is_shown(field: str) -> None:
+    assert f'"{field}"' in README
+
+
+@pytest.mark.parametrize("field", [*BridgeCompare.model_fields, *BridgeTrain.model_fields])
+def test_every_field_of_the_bridge_jobs_is_shown(field: str) -> None:
     assert f'"{field}"' in README
 
 

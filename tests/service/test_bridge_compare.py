@@ -64,7 +64,8 @@ def keep(tmp_path: Path, data: bytes, key: str = KEY) -> None:
 
 
 def pixels(tmp_path: Path, name: str, job: str = "job-1") -> np.ndarray[Any, Any]:
-    return np.asarray(Image.open(tmp_path / "store" / job / name))
+    with Image.open(tmp_path / "store" / job / name) as image:
+        return np.asarray(image)
 
 
 async def test_untrained_the_pictures_are_equal_and_all_files_are_there(
@@ -177,7 +178,8 @@ async def test_a_bridge_that_does_not_reach_the_model_fails_the_job(
     keep(tmp_path, opened())
 
     def lost(self: Any, prompt: str, references: Any, sampling: Any, count: int = 1) -> Any:
-        baseline = self.editor.reference([Image.open(PHOTO).convert("RGB")])
+        with Image.open(PHOTO) as photo:
+            baseline = self.editor.reference([photo.convert("RGB")])
         return self.editor.condition([prompt] * count, replace(references, visual=baseline.visual), " ")
 
     monkeypatch.setattr(enhanced.EnhancedEditor, "condition", lost)

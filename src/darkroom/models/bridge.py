@@ -22,7 +22,7 @@ from darkroom.models.sight import VisualTokens
 from darkroom.models.vision import Grid, Sight
 from darkroom.technique.bridge import BridgeConfig, VisionBridge
 
-FORM, ABOUT = "darkroom.bridge", "about"
+FORM, ABOUT = "vision_bridge", "about"
 """Keys of the header: the form, as JSON, and what is known of the training, as JSON."""
 BESIDE = "training."
 """What the names of tensors begin with that are no part of the bridge."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
+import PIL.Image
 from torch import Tensor
 
+from darkroom.models.enhanced import form_for, sight_grid
+from darkroom.models.shelf import Shelf
 from darkroom.models.vision import Sight
 from darkroom.technique.bridge import BridgeConfig, parameters_of
 
@@ -60,3 +65,31 @@ def statistics(tokens: Tensor) -> dict[str, Any]:
 def mib(tensors: list[Tensor]) -> float:
     """MiB that tensors take."""
     return round(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2**20, 4)
+
+
+def extraction(shelf: Shelf, path: Path, prompt: str | None = None) -> dict[str, Any]:
+    """The cache report of one picture by a shelf's vision model and editor, with the seconds of each stage.
+
+    Raises ValueError for what is no picture, ModelNotReady.
+    """
+    with PIL.Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    marks = [("", time.perf_counter())]
+
+    def done(stage: str) -> None:
+        marks.append((stage, time.perf_counter()))
+
+    eyes = shelf.vision(language=prompt is not None)
+    done("load vision model")
+    editor = shelf.editor("edit")
+    done("load editor")
+    grid = sight_grid(picture.size, editor.areas, editor.processor.image_processor)
+    sight = eyes.look(picture, grid=grid, prompt=prompt)
+    done("look")
+    eyes.look(picture, grid=grid, prompt=prompt)
+    done("look again")
+    visual = editor.reference([picture]).visual
+    done("baseline")
+    seconds = {name: round(end - marks[i][1], 4) for i, (name, end) in enumerate(marks[1:])}
+    models = {role: shelf.identity(role) for role in ("vision", "edit")}
+    return {"models": models, **cache_report(sight, visual.tokens, grid, form_for(editor, eyes)), "seconds": seconds}
