@@ -21,7 +21,7 @@ RECIPE = Qwen3VLRecipe(steps=6, batch=2, warmup=2)
 
 def test_a_description_names_every_shape_and_the_dot_with_its_place() -> None:
     items = [Item("star", "orange", 100, 110, 20), Item("ring", "blue", 20, 20, 14)]
-    text = describe(items, Item("circle", "red", 64, 64, 1.5), 128)
+    text = describe(items, [Item("circle", "red", 64, 64, 1.5)], 128)
     assert text == "a blue ring at the top left, an orange star at the bottom right, a red dot at the middle center"
 
 
@@ -30,11 +30,11 @@ def test_what_is_described_is_in_the_picture() -> None:
     for case in range(12):
         drawn = draw_described(np.random.default_rng((5, case)))
         assert drawn.picture.shape == (256, 256, 3)
-        kinds.add((drawn.items is None, drawn.dot is None))
+        kinds.add((drawn.items is None, not drawn.dots))
         if drawn.person is not None:
             assert drawn.text.startswith(drawn.person.caption())
-        for item in (*(drawn.items or ()), *([drawn.dot] if drawn.dot else [])):
-            assert f"{item.colour} {item.shape if item is not drawn.dot else 'dot'} at the" in drawn.text
+        for item in (*(drawn.items or ()), *drawn.dots):
+            assert f"{item.colour} {'dot' if item in drawn.dots else item.shape} at the" in drawn.text
             assert place_name(item, 256) in drawn.text
             if item.shape != "ring":
                 assert np.allclose(drawn.picture[int(item.y), int(item.x)], rgb(item.colour), atol=0.02)

@@ -164,8 +164,18 @@ def _seeing(described: Tensor, truths: list[Tensor]) -> Tensor:
     shape, colour, dot, mean = described.split(_ANSWERS, dim=-1)
     shapes, colours, dots, means = truths
     return (
-        _asked(shape, shapes) + _asked(colour, colours) + 3 * _asked(dot, dots) + 10 * functional.mse_loss(mean, means)
+        _asked(shape, shapes)
+        + _asked(colour, colours)
+        + 2 * _dots_found(dot, dots)
+        + 10 * functional.mse_loss(mean, means)
     )
+
+
+def _dots_found(logits: Tensor, truth: Tensor) -> Tensor:
+    """Half of it belongs to the cells with a dot, which are one in thirty: else "none" is an answer that pays."""
+    losses = functional.cross_entropy(logits.mT, truth, ignore_index=_IGNORED, reduction="none")
+    parts = ((truth != _IGNORED) & (truth != _NO_DOT), truth == _NO_DOT)
+    return sum(((losses * part).sum() / part.sum().clamp(min=1) for part in parts), torch.zeros(()))
 
 
 def _asked(logits: Tensor, truth: Tensor) -> Tensor:
@@ -186,7 +196,7 @@ def _truth(described: Described) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         shapes = np.where(covered, np.array([SHAPES.index(i.shape) for i in described.items])[winner], NO_SHAPE)
         colours = np.where(covered, np.array([NAMES.index(i.colour) for i in described.items])[winner], _IGNORED)
         dots = np.full(_SIDE * _SIDE, _NO_DOT)
-        if (dot := described.dot) is not None:
+        for dot in described.dots:
             dots[int(dot.y * _SIDE / side) * _SIDE + int(dot.x * _SIDE / side)] = NAMES.index(dot.colour)
     return torch.from_numpy(shapes), torch.from_numpy(colours), torch.from_numpy(dots), torch.from_numpy(means)
 

@@ -20,26 +20,27 @@ _COLUMNS = ("left", "center", "right")
 
 @dataclass(frozen=True)
 class Described:
-    """A picture [H, W, 3] in [0, 1] and its description; `items` of a scene and its small `dot`, where there are."""
+    """A picture [H, W, 3] in [0, 1] in words; `items` and small `dots` of a scene, or the `person` of a portrait."""
 
     picture: Pixels
     text: str
     items: tuple[Item, ...] | None = None
-    dot: Item | None = None
+    dots: tuple[Item, ...] = ()
     person: Person | None = None
 
 
 def draw_described(rng: np.random.Generator, side: int = 256) -> Described:
-    """A scene, with a small dot in it for one in two, or a portrait; square, `side` pixels long."""
-    return _scene(rng, side) if rng.random() < 0.6 else _portrait(rng, side)
+    """A scene, with up to four small dots in it, or a portrait; square, `side` pixels long."""
+    return _scene(rng, side) if rng.random() < 0.7 else _portrait(rng, side)
 
 
-def describe(items: Sequence[Item], dot: Item | None, side: int) -> str:
-    """The shapes from top to bottom and left to right, then the dot."""
-    ordered = sorted(items, key=lambda item: (_third(item.y, side), _third(item.x, side)))
-    told = [f"a {item.colour} {item.shape} at the {place_name(item, side)}" for item in ordered]
-    if dot is not None:
-        told.append(f"a {dot.colour} dot at the {place_name(dot, side)}")
+def describe(items: Sequence[Item], dots: Sequence[Item], side: int) -> str:
+    """The shapes from top to bottom and left to right, then the dots."""
+    told = [
+        f"a {item.colour} {name or item.shape} at the {place_name(item, side)}"
+        for group, name in ((items, ""), (dots, "dot"))
+        for item in sorted(group, key=lambda item: (_third(item.y, side), _third(item.x, side)))
+    ]
     return ", ".join(told).replace("a orange", "an orange")
 
 
@@ -53,14 +54,14 @@ def _third(along: float, side: int) -> int:
 
 
 def _scene(rng: np.random.Generator, side: int) -> Described:
-    # Drawn at half the size, as the world's other pictures are: the dot is small against its shapes.
+    # Drawn at half the size, as the world's other pictures are: dots are small against its shapes.
     scene = draw_scene(rng, side // 2, side // 2)
-    dot = draw_dot(rng, scene) if rng.random() < 0.5 else None
-    whole = Scene(scene.ground, scene.items if dot is None else (*scene.items, dot))
-    text = describe(scene.items, dot, side // 2)
-    large = enlarged(whole)
-    shapes = large.items[: len(scene.items)]
-    return Described(large.render(), text, shapes, None if dot is None else large.items[-1])
+    wanted = int(rng.choice(5, p=[0.2, 0.35, 0.15, 0.15, 0.15]))
+    dots = tuple(dot for _ in range(wanted) if (dot := draw_dot(rng, scene)) is not None)
+    text = describe(scene.items, dots, side // 2)
+    large = enlarged(Scene(scene.ground, (*scene.items, *dots)))
+    count = len(scene.items)
+    return Described(large.render(), text, large.items[:count], large.items[count:])
 
 
 def _portrait(rng: np.random.Generator, side: int) -> Described:
