@@ -46,3 +46,13 @@ def generate_input(prompt: str | Sequence[str], fields: Mapping[str, Any]) -> di
     }
     parse(request, GENEROUS)
     return request
+
+
+def evaluate_input(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The `input` of a bridge_evaluate; fields that are None are left to the endpoint.
+
+    Raises darkroom.errors.BadJob naming the field.
+    """
+    request = {"type": "bridge_evaluate", **{name: value for name, value in fields.items() if value is not None}}
+    parse(request, GENEROUS)
+    return request
