@@ -27,7 +27,7 @@ def test_a_description_names_every_shape_and_the_dot_with_its_place() -> None:
 
 def test_what_is_described_is_in_the_picture() -> None:
     kinds = set()
-    for case in range(12):
+    for case in range(30):
         drawn = draw_described(np.random.default_rng((5, case)))
         assert drawn.picture.shape == (256, 256, 3)
         kinds.add((drawn.items is None, not drawn.dots))
