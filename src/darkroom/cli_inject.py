@@ -28,6 +28,13 @@ class Fit(StrEnum):
     budget = "budget"
 
 
+class Captions(StrEnum):
+    """Where people's captions come from."""
+
+    sidecar = "sidecar"
+    vision = "vision"
+
+
 class Objective(StrEnum):
     """What a head is trained for; zero is the published original's, as a baseline."""
 
@@ -104,6 +111,7 @@ def train(
     seed_dirs: SeedDirsOption = None,
     out: OutOption = Path("out"),
     objective: Annotated[Objective | None, typer.Option()] = None,
+    captions: Annotated[Captions | None, typer.Option(help="vision: Qwen3-VL writes those that are missing.")] = None,
     epochs: Annotated[int | None, typer.Option()] = None,
     batch_size: Annotated[int | None, typer.Option()] = None,
     lr: Annotated[float | None, typer.Option()] = None,
@@ -133,7 +141,8 @@ def train(
     from darkroom.client.people import train_input
 
     fields = {
-        "objective": objective.value if objective else None, "epochs": epochs, "batch_size": batch_size, "lr": lr,
+        "objective": objective.value if objective else None, "captions": captions.value if captions else None,
+        "epochs": epochs, "batch_size": batch_size, "lr": lr,
         "gradient_accumulation": gradient_accumulation, "cosine_weight": cosine_weight, "mse_weight": mse_weight,
         "rms_weight": rms_weight, "flow_weight": flow_weight, "slots": slots, "rank": rank, "held_out": held_out,
         "base_prompt": base_prompt, "seed": seed, "photo_fit": photo_fit.value if photo_fit else None,

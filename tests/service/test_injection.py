@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from darkroom.models import heads
+from darkroom.models import captions, heads
 from darkroom.models.heads import Head
 from darkroom.models.identity import IdentityEncoder
 from darkroom.models.likeness import PocketRulers
@@ -243,6 +243,19 @@ async def test_a_head_is_trained_and_swept(service: Service, tmp_path: Path, obj
     assert not head.training
     swept = await service.handle(sweep_job(head="train/checkpoints/head.safetensors"))
     assert "error" not in swept, swept
+
+
+async def test_missing_captions_are_the_vision_models_own(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = zipped({**people(2, 2, captions=False), "data/seed_1/caption.txt": b"a person with green eyes"})
+    monkeypatch.setattr(captions, "MOST_TOKENS", 6)  # of the random model's babble
+    reply = await service.handle(train_job(dataset=dataset, captions="vision", epochs=1))
+    assert "error" not in reply, reply
+    said = json.loads(read(tmp_path, "train/report.json"))["captions"]
+    assert said["seed_1"] == "a person with green eyes"
+    assert said["seed_0"]
+    assert any("captions of 1 people" in warning for warning in reply["warnings"])
 
 
 async def test_the_loss_falls_and_only_the_head_learns(service: Service, seeing: Shelf, tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ class InjectionTrain(PhotoFit):
 
     objective: "caption" regresses the embeddings of each person's caption; "flow" is the velocity loss through the
     frozen transformer, photo and target being different photos of one person; "both" is their sum, the latter times
-    `flow_weight`; "zero" is the published original's, towards no residual, and a baseline only. held_out: photos of
-    each person kept for validation. base_prompt: the prompt that the residual is trained on. Unset fields take the
+    `flow_weight`; "zero" is the published original's, towards no residual, and a baseline only. captions: "vision" has
+    people without caption.txt described by the vision model, from their first photo. held_out: photos of each person
+    kept for validation. base_prompt: the prompt that the residual is trained on. Unset fields take the
     profile's values.
     """
 
@@ -29,6 +30,7 @@ class InjectionTrain(PhotoFit):
 
     type: Literal["injection_train"]
     dataset: Source
+    captions: Literal["sidecar", "vision"] = "sidecar"
     objective: Literal["caption", "flow", "both", "zero"] = "caption"
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 3
     batch_size: Annotated[int, Field(ge=1, le=4_096)] = 2

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL.Image import Image
 
 from darkroom.errors import DarkroomError, ModelNotReady, UnsupportedType
 from darkroom.faults import is_the_devices
 from darkroom.models.cache import MIB, Encodings, TensorCache
+from darkroom.models.captions import describe_all
 from darkroom.models.checkpoint import Checkpoint, open_checkpoint
 from darkroom.models.crew import Crew, Followers
 from darkroom.models.editor import Editor
@@ -141,6 +143,15 @@ class Shelf:
                 kept = self._vision = (form, self._load_vision(*form))
             self._ready("vision", "warm", time.perf_counter() - started)
         return kept[1]
+
+    def describe(self, pictures: Sequence[Image]) -> list[str]:
+        """Captions by the vision model with its language head, which is there for this alone. Raises as `editor`."""
+        folder, device = locate(self.spec("vision"), ()), torch.device(self.profile.device)
+        verify(folder)
+        self.evict("vision")
+        self._finish()
+        self._make_room("vision", [expected_bytes(folder, self.profile.precision, True)])
+        return describe_all(folder, device, self.profile.precision, pictures)
 
     def rulers(self) -> Rulers:
         """What a sweep's pictures are judged by; loaded for the first job that judges, and kept."""

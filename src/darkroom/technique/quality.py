@@ -25,7 +25,7 @@ def sharpness(pixels: Tensor) -> Tensor:
 @torch.no_grad()
 def diversity(pixels: Tensor, distance: Callable[[Tensor, Tensor], Tensor]) -> float | None:
     """Mean distance (LPIPS) over all pairs of pictures [B, 3, H, W] in -1…1; None where there is no pair."""
-    pairs = torch.combinations(torch.arange(len(pixels)), 2).to(pixels.device)
-    if not len(pairs):
+    if len(pixels) < 2:
         return None
-    return float(torch.stack([distance(pixels[[i]], pixels[[j]]).squeeze() for i, j in pairs.tolist()]).mean())
+    gaps = [distance(pixels[[i]].expand_as(pixels[i + 1 :]), pixels[i + 1 :]) for i in range(len(pixels) - 1)]
+    return float(torch.cat([gap.flatten() for gap in gaps]).mean())

@@ -6,8 +6,8 @@ The checkpoint is stored after every epoch; whoever takes the job over goes on a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from darkroom.technique.latents import pack
 from darkroom.workers.injection.people import Subject, captioned, features, from_dataset
 from darkroom.workers.injection.prompting import Base, read_base, read_caption
 from darkroom.workers.injection.training import Course, Lesson, Trainer
-from darkroom.workers.recipe import Desk, Progress, Recipe, Streamed, Work
+from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work
 
 CHECKPOINT = "checkpoints/head.safetensors"
 BASELINE = (
@@ -47,7 +47,7 @@ class Earlier:
 def prepare(job: InjectionTrain, desk: Desk) -> list[Subject]:
     """Decode and fit every photo. Raises InvalidInput where the objective lacks something of somebody."""
     subjects = from_dataset(job, desk)
-    if job.objective in ("caption", "both"):
+    if job.objective in ("caption", "both") and job.captions == "sidecar":
         captioned(subjects)
     least = 2 if job.objective in ("flow", "both") else 1
     for subject in subjects:
@@ -69,7 +69,7 @@ def prepare(job: InjectionTrain, desk: Desk) -> list[Subject]:
 
 def run(job: InjectionTrain, desk: Desk) -> Work:
     """Look at every photo once, then train; yields after each step, and stores a checkpoint after each epoch."""
-    subjects: list[Subject] = desk.prepared
+    subjects = yield from told(job, desk)
     spec = desk.shelf.spec("image")
     with desk.clock.span("load"):
         eyes = desk.shelf.vision()
@@ -92,7 +92,10 @@ def run(job: InjectionTrain, desk: Desk) -> Work:
     about = {"objective": job.objective, "base_prompt": base_prompt, "people": len(lessons), "seed": job.seed,
              "model": desk.shelf.identity("image")["id"]}  # fmt: skip
     yield from epochs(trainer, about, desk)
-    report = reported(trainer, about, lessons, config)
+    report = {
+        **reported(trainer, about, lessons, config),
+        "captions": {subject.name: subject.caption for subject in subjects},
+    }
     yield Streamed(lambda: Artifact("curves.png", "image/png", curves(trainer.course)))
     yield Streamed(lambda: Artifact("report.json", "application/json", json.dumps(report, indent=2).encode()))
     return {
@@ -103,6 +106,22 @@ def run(job: InjectionTrain, desk: Desk) -> Work:
         "loss": trainer.course.losses[-1],
         "validation_loss": trainer.course.validation[-1],
     }
+
+
+def told(job: InjectionTrain, desk: Desk) -> Generator[Event, None, list[Subject]]:
+    """The people, each with a caption where the objective needs one: its own, or the vision model's."""
+    subjects: list[Subject] = desk.prepared
+    silent = [subject for subject in subjects if subject.caption is None]
+    if job.objective not in ("caption", "both") or not silent:
+        return subjects
+    yield Progress("describe", 0, len(silent))
+    with desk.clock.span("describe"):
+        said = dict(zip((s.name for s in silent), desk.shelf.describe([s.photos[0] for s in silent]), strict=True))
+    if empty := [name for name, caption in said.items() if not caption]:
+        raise InvalidInput(f"dataset: the vision model says nothing of {empty[0]}; give it a caption.txt",
+                           field="dataset")  # fmt: skip
+    desk.warn(f"the captions of {len(said)} people are the vision model's own; report.json has them")
+    return [replace(subject, caption=said.get(subject.name, subject.caption)) for subject in subjects]
 
 
 def config_of(job: InjectionTrain, eyes: VisionExtractor, editor: Editor) -> HeadConfig:
