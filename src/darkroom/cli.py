@@ -6,6 +6,7 @@ import typer
 
 from darkroom.cli_batch import batch
 from darkroom.cli_bench import benches
+from darkroom.cli_bridge import bridge
 from darkroom.cli_doctor import doctor
 from darkroom.cli_edit import edit
 from darkroom.cli_endpoint import endpoint
@@ -33,6 +34,7 @@ app.command()(edit)
 app.command()(generate)
 app.command()(video)
 app.add_typer(inject, name="inject")
+app.add_typer(bridge, name="bridge")
 app.command()(batch)
 app.command()(endpoint)
 app.add_typer(benches, name="bench")

@@ -14,12 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
+from darkroom.cli_bench_bridge import bridge
 from darkroom.cli_bench_injection import injection
 from darkroom.cli_bench_ttlg import ttlg
 from darkroom.cli_options import SOME_FAILED, ApiKeyOption, RunpodKeyOption, own_key, told
 
 benches = typer.Typer(invoke_without_command=True)
 benches.command()(ttlg)
+benches.command()(bridge)
 benches.command()(injection)
 
 
