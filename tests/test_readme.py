@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from darkroom.errors import DarkroomError
-from darkroom.jobs import BridgeCompare, BridgeTrain, Guidance, ImageEdit, InjectionSweep, InjectionTrain, VideoEdit
+from darkroom.jobs import (
+    BridgeCompare,
+    BridgeEvaluate,
+    BridgeTrain,
+    Guidance,
+    ImageEdit,
+    InjectionSweep,
+    InjectionTrain,
+    VideoEdit,
+)
 from darkroom.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +56,10 @@ def test_every_field_of_the_injection_jobs_is_shown(field: str) -> None:
     assert f'"{field}"' in README
 
 
-@pytest.mark.parametrize("field", [*BridgeCompare.model_fields, *BridgeTrain.model_fields])
+BRIDGE_JOBS = (BridgeCompare, BridgeEvaluate, BridgeTrain)
+
+
+@pytest.mark.parametrize("field", [field for job in BRIDGE_JOBS for field in job.model_fields])
 def test_every_field_of_the_bridge_jobs_is_shown(field: str) -> None:
     assert f'"{field}"' in README
 
