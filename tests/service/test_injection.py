@@ -29,7 +29,8 @@ from darkroom.models.specs import ModelSpec
 from darkroom.pocket.world.portraits import draw_portrait
 from darkroom.service import Service
 from darkroom.technique.injection import HeadConfig
-from tests.service.conftest import MakeService, data_uri, stored
+from tests.fakes.s3 import S3Server
+from tests.service.conftest import MakeService, bucket_settings, data_uri, stored
 
 CONFIG = HeadConfig(feature_width=128, levels=4, text_width=128, slots=3, rank=8)
 BASE_PROMPT = "a portrait of ~ID~ in front of a blue background"
@@ -223,6 +224,22 @@ async def test_without_another_person_the_reply_says_which_control_is_missing(se
     assert not any("wrong identity" in warning for warning in reply["warnings"])
     kinds = {row["kind"] for row in reply["people"]["photo"]["summary"]}
     assert kinds == {"base", "identity", "wrong", "random"}
+
+
+async def test_people_come_from_a_folder_of_the_bucket(
+    seeing: Shelf, make_service: MakeService, s3_server: S3Server
+) -> None:
+    service = make_service(**bucket_settings(s3_server, "injection"))
+    for name, data in people(2, 1).items():
+        service.store.put(name, data, "application/octet-stream")
+    service.store.put("head.safetensors", head_bytes(), "application/octet-stream")
+    folder = f"s3://{s3_server.bucket}/injection/data/"
+    reply = await service.handle(sweep_job(photos=None, dataset=folder, head="head.safetensors", delivery="s3"))
+    assert set(reply["people"]) == {"seed_0", "seed_1"}
+    other = await service.handle(sweep_job("b", photos=None, dataset="s3://elsewhere/people/"))
+    assert other["code"] == "UNSAFE_URL"
+    none = await service.handle(sweep_job("c", photos=None, dataset=f"s3://{s3_server.bucket}/injection/nobody/"))
+    assert "no seed_* directory" in none["error"]
 
 
 # -- training -----------------------------------------------------------------------------------
