@@ -18,10 +18,12 @@ from darkroom.models.bridge import Bridge, from_bytes, to_bytes, untrained
 from darkroom.models.specs import ModelSpec
 from darkroom.service import Service
 from darkroom.technique.bridge import BridgeConfig
+from tests.fakes.loras import random_lora_bytes
 from tests.service.conftest import PHOTO, MakeService, data_uri, stored
 
 FORM = BridgeConfig(128, 128, rank=8)
 KEY = "trained/checkpoints/bridge.safetensors"
+SIDES = ("baseline", "enhanced")
 
 
 @pytest.fixture(autouse=True)
@@ -187,3 +189,18 @@ async def test_a_bridge_that_does_not_reach_the_model_fails_the_job(
     assert reply["code"] == "INTERNAL"
     assert "did not reach the prompt's embeddings" in reply["error"]
     assert "image_url" not in reply
+
+
+async def test_a_lora_is_worn_by_both_sides(make_service: MakeService, first_service: Service, tmp_path: Path) -> None:
+    keep(tmp_path, opened())
+    service = make_service(lora_dir=tmp_path)
+    weights = random_lora_bytes(first_service.shelf.editor("edit").transformer, strength=0.3)
+    (tmp_path / "style.safetensors").write_bytes(weights)
+    loras = [{"path": "style.safetensors", "scale": 1.5}]
+    await service.handle(compare_job("bare", bridge=KEY))
+    await service.handle(compare_job("worn", bridge=KEY, loras=loras))
+    both = {(job, side): pixels(tmp_path, f"{side}_0000.png", job) for job in ("bare", "worn") for side in SIDES}
+    assert not np.array_equal(both["worn", "baseline"], both["worn", "enhanced"])
+    assert all(not np.array_equal(both["bare", side], both["worn", side]) for side in SIDES)
+    await service.handle(compare_job("after", bridge=KEY))
+    assert all(np.array_equal(pixels(tmp_path, f"{side}_0000.png", "after"), both["bare", side]) for side in SIDES)
