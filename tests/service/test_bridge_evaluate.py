@@ -31,7 +31,7 @@ def evaluate_job(**fields: Any) -> dict[str, Any]:
     given = {
         "type": "bridge_evaluate",
         "bridge": "untrained",
-        "suites": ["spatial", "marks"],
+        "suites": ["detail", "marks"],
         "cases": 2,
         "seeds": 1,
         "num_inference_steps": 1,
@@ -47,29 +47,29 @@ async def test_untrained_every_difference_is_zero_and_all_files_are_there(
     reply = await make_service().handle(evaluate_job())
     assert "error" not in reply, reply
     assert stored(tmp_path) == [
+        "job-1/detail/case_0000.png",
+        "job-1/detail/case_0001.png",
+        "job-1/detail/scores.csv",
         "job-1/full_evaluation/report.html",
         "job-1/manifest.json",
         "job-1/marks/case_0000.png",
         "job-1/marks/case_0001.png",
         "job-1/marks/scores.csv",
         "job-1/scores.json",
-        "job-1/spatial/case_0000.png",
-        "job-1/spatial/case_0001.png",
-        "job-1/spatial/scores.csv",
     ]
     job = tmp_path / "store" / "job-1"
     scores = json.loads((job / "scores.json").read_text())["scores"]
     assert {suite: set(rulers) for suite, rulers in scores.items()} == {
-        "spatial": {"centroid_error", "right_direction"},
+        "detail": {"psnr", "ssim", "lpips"},
         "marks": {"right"},
     }
     assert reply["scores"] == scores
     for outcome in [outcome for rulers in scores.values() for outcome in rulers.values()]:
         assert outcome["baseline"] == outcome["enhanced"]
         assert (outcome["difference"], outcome["interval_95"], outcome["excludes_zero"]) == (0.0, [0.0, 0.0], False)
-    rows = list(csv.DictReader((job / "spatial" / "scores.csv").read_text().splitlines()))
-    mean = sum(float(row["centroid_error"]) for row in rows if row["side"] == "baseline") / 2
-    assert mean == pytest.approx(scores["spatial"]["centroid_error"]["baseline"])
+    rows = list(csv.DictReader((job / "detail" / "scores.csv").read_text().splitlines()))
+    mean = sum(float(row["lpips"]) for row in rows if row["side"] == "baseline") / 2
+    assert mean == pytest.approx(scores["detail"]["lpips"]["baseline"])
     assert any("untrained" in warning for warning in reply["warnings"])
     assert "untrained" in (job / "full_evaluation" / "report.html").read_text()
 

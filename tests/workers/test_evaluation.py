@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from darkroom.workers.evaluation.marks import marks
 from darkroom.workers.evaluation.report import Judged, report, verdict
 from darkroom.workers.evaluation.scenes import scale_for
 from darkroom.workers.evaluation.spatial import spatial
-from darkroom.workers.evaluation.study import SIDES, Subject, Tried, attempt, outcomes, table, worst_first
+from darkroom.workers.evaluation.study import SIDES, Subject, Tried, finished, outcomes, table, worst_first
 from darkroom.workers.evaluation.text import Line, fonts_of, text
 
 PERCEPTUAL = cache(load_pocket)
@@ -190,17 +190,10 @@ def subject(editor: Editor, extractor: VisionExtractor, gate: float) -> Subject:
     )
 
 
-def tried(work: Generator[None, None, Tried]) -> Tried:
-    while True:
-        try:
-            next(work)
-        except StopIteration as finished:
-            return finished.value
-
-
 def test_untrained_every_difference_is_exactly_zero(editor: Editor, extractor: VisionExtractor) -> None:
     for suite in (marks(2), detail(1, 1, distance)):
-        cases = [tried(attempt(subject(editor, extractor, 0.0), suite, i, [3, 4])) for i in range(len(suite.cases))]
+        untrained_one = subject(editor, extractor, 0.0)
+        cases = [finished(untrained_one, suite, i, [3, 4]) for i in range(len(suite.cases))]
         for outcome in outcomes(suite, cases):
             gap = outcome.difference
             assert (gap.mean, gap.low, gap.high) == (0.0, 0.0, 0.0)
@@ -209,7 +202,7 @@ def test_untrained_every_difference_is_exactly_zero(editor: Editor, extractor: V
 
 def test_a_bridge_that_says_something_changes_the_scores(editor: Editor, extractor: VisionExtractor) -> None:
     suite = detail(1, 1, distance)
-    case = tried(attempt(subject(editor, extractor, 2.0), suite, 0, [3]))
+    case = finished(subject(editor, extractor, 2.0), suite, 0, [3])
     assert case.mean("baseline", "psnr") != case.mean("enhanced", "psnr")
     assert case.sheet.width > 4 * 128
 

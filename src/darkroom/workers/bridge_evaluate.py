@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from darkroom.artifacts import Artifact
 from darkroom.jobs import BridgeEvaluate
 from darkroom.media import encode_image
@@ -38,7 +40,7 @@ def prepare(job: BridgeEvaluate, desk: Desk) -> Inputs:
     with desk.clock.span("load"):
         bridge = stored_bridge(job.bridge, desk)
     scale = scale_for(desk.shelf.spec("edit").areas.vae)
-    drawn = suites(job.suites, job.cases, scale, desk.shelf.perceptual().distance, job.languages)
+    drawn = suites(job.suites, job.cases, scale, partial(distance, desk), job.languages)
     for suite in drawn:
         for note in suite.notes:
             desk.warn(f"{suite.name}: {note}")
@@ -69,6 +71,12 @@ def run(job: BridgeEvaluate, desk: Desk) -> Work:
     yield Artifact("full_evaluation/report.html", "text/html", page.encode())
     yield Artifact("scores.json", "application/json", everything.encode())
     return {**told, "scores": scores}
+
+
+def distance(desk: Desk, one: Tensor, other: Tensor) -> Tensor:
+    """The shelf's perceptual distance, [B] on the CPU, of pictures from there; loaded when first asked."""
+    device = desk.shelf.profile.device
+    return desk.shelf.perceptual().distance(one.to(device), other.to(device)).cpu()
 
 
 def chosen(job: BridgeEvaluate, desk: Desk) -> Preset:

@@ -137,6 +137,17 @@ def attempt(subject: Subject, suite: Suite, number: int, seeds: Sequence[int]) -
     return tried
 
 
+def finished(subject: Subject, suite: Suite, number: int, seeds: Sequence[int]) -> Tried:
+    """`attempt` without its pauses, for use outside a job."""
+    work = attempt(subject, suite, number, seeds)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            tried: Tried = end.value
+            return tried
+
+
 def outcomes(suite: Suite, tried: Sequence[Tried]) -> list[Outcome]:
     """Every ruler of the suite."""
     found = []
