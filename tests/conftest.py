@@ -43,6 +43,15 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def image_family(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same parts as Qwen/Qwen-Image lies on the hub: no processor, since it looks at no pictures."""
+    folder = tmp_path_factory.mktemp("image")
+    for part in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"):
+        (folder / part).symlink_to(family / part)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def vision_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pocket Qwen3-VL with seeded random weights."""
     from darkroom.pocket.qwen3vl import build

@@ -26,6 +26,12 @@ def test_a_checkpoint_is_packed_for_a_card_and_checked(family: Path, tmp_path: P
     assert "files are as they were written" in result.stdout
 
 
+def test_qwen_image_is_packed_for_its_own_role(image_family: Path, tmp_path: Path) -> None:
+    result = run(image_family, tmp_path / "out", "--profile", "pocket", "--role", "image")
+    assert result.exit_code == 0, result.output
+    assert f"DARKROOM_IMAGE_MODEL={tmp_path / 'out'}" in result.stdout
+
+
 @pytest.mark.parametrize("profile", [name for name in PROFILES if name != "rtx3090"])
 def test_every_profile_packs_in_its_own_precision(family: Path, tmp_path: Path, profile: str) -> None:
     assert run(family, tmp_path / "out", "-p", profile).exit_code == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,14 @@ from darkroom.cli_options import USAGE, fail, told
 from darkroom.settings import PrecisionName, ProfileName
 
 Progress = Callable[[str, int, int], None]
+
+
+class Role(StrEnum):
+    """What a packed model is for."""
+
+    edit = "edit"
+    video = "video"
+    image = "image"
 
 
 def pack(
@@ -28,12 +37,15 @@ def pack(
         PrecisionName | None,
         typer.Option(envvar="DARKROOM_PRECISION", help="In the place of the profile's own.", show_default=False),
     ] = None,
+    role: Annotated[
+        Role, typer.Option(help="What it will be used for: image is Qwen-Image, which makes pictures from text alone.")
+    ] = Role.edit,
     revision: Annotated[str | None, typer.Option(help="Revision of a model on Hugging Face.")] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Only check SOURCE, a packed artifact, against its checksums.")
     ] = False,
 ) -> None:
-    """Pack a checkpoint for a class of card; DARKROOM_EDIT_MODEL then names the folder.
+    """Pack a checkpoint for a class of card; DARKROOM_EDIT_MODEL (or the role's) then names the folder.
 
     Weights are stored as the profile computes with them (l4: FP8 with a scale per row), and what a cold start does not
     need lies apart. It is written beside OUT and renamed at the end: a pack that was interrupted is never loaded, and
@@ -48,15 +60,16 @@ def pack(
             return
         if out is None:
             raise ValueError("OUT is missing: darkroom pack SOURCE OUT --profile l4")
-        manifest = _packed(source, revision, out, profile, precision, progress)
+        manifest = _packed(source, revision, role, out, profile, precision, progress)
     typer.echo(f"{out}: {manifest.precision} for profile {manifest.profile}")
     typer.echo(_sizes(manifest))
-    typer.echo(f"use it: DARKROOM_EDIT_MODEL={out.resolve()}")
+    typer.echo(f"use it: DARKROOM_{role.upper()}_MODEL={out.resolve()}")
 
 
 def _packed(
     source: str,
     revision: str | None,
+    role: Role,
     out: Path,
     profile: ProfileName,
     precision: PrecisionName | None,
@@ -72,7 +85,7 @@ def _packed(
     asked = settings.model_copy(update={"profile": profile, "precision": precision})
     target = resolve(asked, read_card() if profile == "auto" else None)
     # The profile's own sizes and presets: tables are made for their schedules.
-    spec = dataclasses.replace(target.models["edit"], repo=source, revision=revision)
+    spec = dataclasses.replace(target.models[role], repo=source, revision=revision)
     return packing.pack(spec, out, target.name, target.precision, progress, lambda said: typer.echo(said, err=True))
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from darkroom.bench import yardstick
+from darkroom.errors import ModelNotReady
 from darkroom.media import to_uint8
-from darkroom.models import generation
+from darkroom.models import generation, packing
 from darkroom.models.editor import Editor
 from darkroom.models.shelf import Shelf
 from darkroom.models.sight import PromptTooLong
@@ -83,14 +84,24 @@ def test_a_prompt_over_the_token_limit_says_how_long_it_is(editor: Editor) -> No
         generation.embed(editor, "zq " * 1500)
 
 
-def test_a_family_without_a_processor_reads_by_its_tokenizer(profile: Profile, family: Path, tmp_path: Path) -> None:
-    """As Qwen/Qwen-Image lies on the hub: no processor, since it looks at no pictures."""
-    folder = tmp_path / "image"
-    folder.mkdir()
-    for part in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"):
-        (folder / part).symlink_to(family / part)
-    spec = replace(profile.models["image"], repo=str(folder), from_text=True)
+def test_a_family_without_a_processor_reads_by_its_tokenizer(profile: Profile, image_family: Path) -> None:
+    spec = replace(profile.models["image"], repo=str(image_family), from_text=True)
     shelf = Shelf(replace(profile, models={"edit": profile.models["edit"], "image": spec}))
     image, edit = shelf.editor("image"), shelf.editor("edit")
     assert image.transformer is edit.transformer
     torch.testing.assert_close(generation.embed(image, PROMPT), generation.embed(edit, PROMPT), rtol=0, atol=0)
+
+
+def test_a_family_that_reads_by_its_tokenizer_alone_is_packed_and_makes_the_same_embeddings(
+    profile: Profile, image_family: Path, tmp_path: Path
+) -> None:
+    spec = replace(profile.models["image"], repo=str(image_family), from_text=True)
+    packing.pack(spec, tmp_path / "out", "pocket", "float32")
+    assert not (tmp_path / "out" / "processor").exists()
+    found = [
+        generation.embed(Shelf(replace(profile, models={"image": one})).editor("image"), PROMPT)
+        for one in (spec, replace(spec, repo=str(tmp_path / "out")))
+    ]
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+    with pytest.raises(ModelNotReady, match="no part 'processor'"):
+        packing.pack(replace(spec, from_text=False), tmp_path / "edit", "pocket", "float32")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -12,11 +12,14 @@ from torch import Tensor
 
 from darkroom.errors import ModelNotReady
 from darkroom.models.parts import header, skeleton
-from darkroom.models.placement import PARTS, module_name, place, shapes
+from darkroom.models.placement import module_name, place, shapes
+from darkroom.models.specs import ModelSpec
 from darkroom.models.weights import fingerprint
 
-SMALL = ("processor", "scheduler")
-"""Folders that are copied as they are."""
+
+def small_parts(spec: ModelSpec) -> tuple[str, ...]:
+    """Folders that are copied as they are: what reads prompts, which Qwen-Image has another of, and the schedule."""
+    return (spec.reader, "scheduler")
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,9 @@ def tensors(entries_of_part: list[Entry]) -> Iterator[tuple[Entry, Tensor]]:
                 yield entry, opened.get_tensor(entry.stored_name)
 
 
-def source_fingerprint(folder: Path) -> str:
-    """One SHA-256 for the weights and configurations of all parts. Files of the hub's cache are not read for it."""
-    named = {part: fingerprint(folder / part) for part in (*PARTS, *SMALL)}
+def source_fingerprint(folder: Path, parts: Sequence[str]) -> str:
+    """One SHA-256 for the weights and configurations of `parts`. Files of the hub's cache are not read for it."""
+    named = {part: fingerprint(folder / part) for part in parts}
     return hashlib.sha256(repr(sorted(named.items())).encode()).hexdigest()
 
 

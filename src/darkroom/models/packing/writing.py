@@ -19,7 +19,7 @@ from torch import Tensor
 from darkroom.errors import InvalidInput, ModelNotReady
 from darkroom.models.packing.journal import Finished, Journal, Tell
 from darkroom.models.packing.manifest import FORMAT, MANIFEST, File, Manifest, Progress, Source
-from darkroom.models.packing.source import SMALL, Entry, entries, source_fingerprint, tensors
+from darkroom.models.packing.source import Entry, entries, small_parts, source_fingerprint, tensors
 from darkroom.models.packing.streaming import CHUNK_BYTES
 from darkroom.models.packing.tables import TABLES, schedules, table_bytes, write_tables
 from darkroom.models.parts import load_schedule
@@ -46,17 +46,20 @@ def pack(
 ) -> Manifest:
     """Pack a checkpoint (a local folder or a hub id) into `out`, which must not exist or be empty.
 
+    spec: of the role that the artifact is for: it decides what reads prompts, and for which schedules tables are made.
+
     Everything is written to `out` + ".partial" and renamed at the end. What an interrupted run of the same source,
     profile and precision has finished there is taken, once its checksum is right; `tell` hears of that, or why not.
     Takes the memory of one file (1 GiB) and of the largest matrix in float32.
 
-    Raises InvalidInput for an `out` that is in use, ModelNotReady for a source that is not a whole Qwen-Image-Edit or
-    a disk that is too small.
+    Raises InvalidInput for an `out` that is in use, ModelNotReady for a source that is not a whole model of the
+    family or a disk that is too small.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInput(f"{out} is there already and not empty; name another folder, or remove it", field="OUT")
     require(precision, None)
-    source = locate(spec, (*PARTS, *SMALL))
+    small = small_parts(spec)
+    source = locate(spec, (*PARTS, *small))
     verify_source(source)
     plan = {part: entries(source, part) for part in PARTS}
     total = sum(stored_bytes(part, e.name, e.shape, precision) for part in PARTS for e in plan[part])
@@ -64,7 +67,7 @@ def pack(
     wanted = schedules(spec, load_schedule(source / "scheduler"), dtype)
     modulation = [e.shape for e in plan["transformer"] if place("transformer", e.name) == "modulation"]
     _check_space(out, total + table_bytes(sum(map(len, wanted)), modulation, dtype))
-    origin = Source(id=_id(spec), revision=spec.revision, fingerprint=source_fingerprint(source))
+    origin = Source(id=_id(spec), revision=spec.revision, fingerprint=source_fingerprint(source, (*PARTS, *small)))
     versions = {name: version(name) for name in ("darkroom", "torch", "torchao", "diffusers", "transformers")}
     made_from = {
         "source": origin.fingerprint,
@@ -79,7 +82,7 @@ def pack(
         writer = _Writer(partial, precision, total, progress, journal)
         for part in PARTS:
             writer.part(part, plan[part])
-        other = _copy_small(source, partial)
+        other = _copy_small(source, small, partial)
         for _ in write_tables(partial, writer.sections, wanted, dtype, progress or (lambda *_: None)):
             writer.keep(TABLES)
         manifest = Manifest(
@@ -186,10 +189,10 @@ def _settled(folder: Path, name: str) -> File:
         return File(name=name, bytes=file.tell(), sha256=digest.hexdigest(), crc32=checksum)
 
 
-def _copy_small(source: Path, folder: Path) -> list[File]:
-    """Configurations, processor, scheduler, a miniature's vocabulary."""
+def _copy_small(source: Path, parts: Sequence[str], folder: Path) -> list[File]:
+    """Configurations, the small parts, a miniature's vocabulary."""
     wanted = [source / part / "config.json" for part in PARTS]
-    wanted += [path for part in SMALL for path in sorted((source / part).rglob("*")) if path.is_file()]
+    wanted += [path for part in parts for path in sorted((source / part).rglob("*")) if path.is_file()]
     wanted += [path for path in (source / "model_index.json", source / VOCABULARY) if path.is_file()]
     files = []
     for path in wanted:
