@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,22 @@ def test_a_folder_that_cannot_be_written_costs_only_the_keeping(
     forward = Forward(model, FOLDED, tmp_path / "taken")
     assert torch.equal(run(forward), expected)
     assert "not kept" in caplog.text
+
+
+def test_a_disk_that_is_full_costs_only_the_keeping_and_no_piece_is_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = transformer(zero_cond_t=True)
+    expected = run(Forward(model, Levers.none()))
+    folding.detach(model, "one")
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
+    try:
+        assert torch.equal(run(Forward(model, FOLDED, tmp_path)), expected)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    assert "not kept" in caplog.text
+    assert not list((tmp_path / "modulation").iterdir())
 
 
 @pytest.mark.parametrize("make", [modulation_lora, mixed_lora])

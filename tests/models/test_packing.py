@@ -165,6 +165,47 @@ def test_equal_parts_of_two_artifacts_are_shared(profile: Profile, artifact: Pat
     assert shelf.editor("edit").vae is shelf.editor("video").vae
 
 
+def with_the_other_form(source: Path) -> None:
+    path = source / "transformer" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"zero_cond_t": not config["zero_cond_t"]}))
+
+
+def changed_by(name: str) -> Callable[[Path], None]:
+    def change(source: Path) -> None:
+        path = next((source / "transformer").glob("*.safetensors"))
+        tensors = load_file(path)
+        save_file({**tensors, name: tensors[name] + 1}, path, {"format": "pt"})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_the_other_form,
+        changed_by("transformer_blocks.1.img_mod.1.bias"),
+        changed_by("time_text_embed.timestep_embedder.linear_1.bias"),
+    ],
+)
+def test_transformers_that_differ_in_what_a_cold_start_does_not_read_share_neither_module_nor_tables(
+    profile: Profile, family: Path, artifact: Path, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    source = copied(family, tmp_path / "source")
+    change(source)
+    base = profile.models["edit"]
+    folders = {"edit": artifact, "video": packed(source, tmp_path / "other")}
+    models = {role: replace(base, repo=str(folder)) for role, folder in folders.items()}
+    shelf = Shelf(replace(profile, models=models, cache_dir=tmp_path / "cache"))
+    edit, video = shelf.editor("edit"), shelf.editor("video")
+    assert edit.transformer is not video.transformer
+    assert edit.vae is video.vae
+    for editor in (edit, video):
+        assert editor.forward.folding is not None
+        editor.forward.folding.at(0.5, torch.float32)
+        assert editor.forward.folding.computed == 1
+
+
 def test_the_budget_knows_an_artifact_by_its_manifest(profile: Profile, artifact: Path) -> None:
     with pytest.raises(ModelNotReady, match="DARKROOM_MEMORY_BUDGET_GIB"):
         Shelf(with_model(profile, artifact), budget_bytes=1_000_000).editor("edit")

@@ -94,15 +94,19 @@ class Table:
         return sum(t.nbytes for t in (self.image, self.text, self.out, self.clean) if t is not None)
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file whole or not at all."""
-        from safetensors.torch import save_file
+        """Write a safetensors file whole or not at all. Raises OSError, also where the disk is full."""
+        from safetensors.torch import save
 
         tensors = {"image": self.image, "text": self.text, "out": self.out, "clean": self.clean}
         metadata = {"version": TABLE_VERSION, "timesteps": json.dumps(self.timesteps)}
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items() if v is not None}, beside, metadata)
-        beside.replace(path)
+        content = save({k: v.cpu().contiguous() for k, v in tensors.items() if v is not None}, metadata)
+        try:
+            beside.write_bytes(content)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: Path) -> Table:
@@ -382,7 +386,8 @@ class Folding:
         """A table's file, the same in every folder; None for weights that cannot be told apart."""
         if self.weights.fingerprint is None:
             return None
-        named = repr((TABLE_VERSION, self.weights.fingerprint, timesteps, str(dtype), worn))
+        clean = bool(self.transformer.zero_cond_t)
+        named = repr((TABLE_VERSION, self.weights.fingerprint, clean, timesteps, str(dtype), worn))
         return f"{hashlib.sha256(named.encode()).hexdigest()}.safetensors"
 
 

@@ -96,7 +96,7 @@ def _assembled(
         module.lm_head = nn.Identity()
     if part == "transformer" and folded:
         files_of = manifest.sections["modulation"]
-        from_reader(module, mapped(folder, files_of), modulation_fingerprint(files_of))
+        from_reader(module, mapped(folder, files_of), modulation_fingerprint(manifest.sections))
     _fill(module, part, tensors, manifest.precision)
     for name, buffer in module.named_buffers():
         parent, _, last = name.rpartition(".")
@@ -135,6 +135,6 @@ def mapped(folder: Path, files: Sequence[File]) -> Callable[[str], Tensor]:
     return read
 
 
-def modulation_fingerprint(files: Sequence[File]) -> str:
-    """Tells an artifact's modulation from any other, so that tables are kept by it."""
-    return "".join(file.sha256 for file in files)
+def modulation_fingerprint(sections: Mapping[str, Sequence[File]]) -> str:
+    """Tells an artifact's tables from any other's: the time embedding and the last norm, in the transformer, count."""
+    return "".join(file.sha256 for section in ("modulation", "transformer") for file in sections[section])

@@ -16,6 +16,9 @@ MANIFEST = "packed.json"
 FORMAT = 1
 """Raised whenever a reader of the last format would read a new artifact wrongly."""
 
+APART = {"transformer": ("modulation",), "text_encoder": ("embeddings",)}
+"""Sections that hold the rest of a part."""
+
 Progress = Callable[[str, int, int], None]
 """(what, bytes done, bytes in all)."""
 
@@ -67,9 +70,11 @@ class Manifest(_Frozen):
         """Bytes of some sections."""
         return sum(file.bytes for name in sections for file in self.sections.get(name, ()))
 
-    def fingerprint(self, part: str) -> tuple[tuple[str, str], ...]:
-        """Equal for equal parts, wherever they lie."""
-        return tuple((self.precision, file.sha256) for file in self.sections[part])
+    def fingerprint(self, part: str) -> tuple[str, ...]:
+        """Equal for equal parts, wherever they lie: precision, configuration, and weights also where they are apart."""
+        weights = [file for section in (part, *APART.get(part, ())) for file in self.sections.get(section, ())]
+        settings = [file for file in self.other if Path(file.name).parts[0] == part]
+        return (self.precision, *(file.sha256 for file in (*weights, *settings)))
 
 
 def is_packed(folder: Path) -> bool:

@@ -52,8 +52,8 @@ def write_tables(
     for name, _ in shapes(transformer):
         if not name.startswith("transformer_blocks."):
             set_parameter(transformer, name, read(name).clone())
-    files = sections["modulation"]
-    weights = from_reader(transformer, mapped(folder, files), modulation_fingerprint(files))
+    read_modulation = mapped(folder, sections["modulation"])
+    weights = from_reader(transformer, read_modulation, modulation_fingerprint(sections))
     for number, timesteps in enumerate(wanted):
         report(TABLES, number, len(wanted))
         # One of its own each: it would take a timestep that two schedules share from the other's table.
