@@ -12,8 +12,7 @@ from darkroom.pocket.world.vocabulary import words
 WEIGHTS = Path(__file__).parent / "weights"
 EDIT = WEIGHTS / "edit"
 
-# The kinds of edit (darkroom.pocket.world.edits.KINDS) that the shipped weights can be asked for. They have met bigger,
-# smaller, turn and add too, and make smudges of them.
+# The kinds of edit (darkroom.pocket.world.edits.KINDS) that the shipped weights can be asked for.
 TAUGHT = (
     "recolour",
     "background",
@@ -26,6 +25,10 @@ TAUGHT = (
     "darker",
     "inverted",
 )
+
+# They have met these as well: dots they read where these are large, or through the bridge; of the others they make
+# smudges too often.
+MET = (*TAUGHT, "bigger", "smaller", "turn", "add", "dot", "dot background", "dot move", "hair", "glasses", "hat")
 
 
 def verify(folder: Path = EDIT) -> None:
@@ -53,5 +56,5 @@ def install(family: Path, folder: Path = EDIT) -> None:
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)
     if (folder / "model_index.json").is_file():
-        (folder / VOCABULARY).write_text(json.dumps(words(TAUGHT)) + "\n")
+        (folder / VOCABULARY).write_text(json.dumps(words(MET)) + "\n")
     seal(folder)

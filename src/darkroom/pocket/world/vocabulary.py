@@ -13,4 +13,6 @@ def words(kinds: Collection[str]) -> list[str]:
     said = " ".join(phrase for kind in kinds for phrase in PHRASES[kind])
     plain = re.sub(r"\{\w+\}", " ", said)
     ways = DIRECTIONS if "{direction}" in said else ()
-    return sorted({*re.findall(r"[a-z]+", plain.lower()), *NAMES, *SHAPES, *ways})
+    # "an orange star".
+    article = ("an",) if "a {colour}" in said else ()
+    return sorted({*re.findall(r"[a-z]+", plain.lower()), *NAMES, *SHAPES, *ways, *article})
