@@ -217,7 +217,8 @@ class Trainer:
         for number, item in enumerate(batch):
             groups.setdefault((len(embeds[number]), *item.kind), []).append(number)
         total = torch.zeros((), device=self.editor.device)
-        for group in groups.values():
+        most = self.editor.max_batch
+        for group in (whole[i : i + most] for whole in groups.values() for i in range(0, len(whole), most)):
             items = [batch[i] for i in group]
             target, noise = (torch.cat(parts) for parts in ([i.target for i in items], [noises[n] for n in group]))
             source = torch.cat([item.references.latents for item in items])
