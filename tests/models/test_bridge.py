@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save
 
 from darkroom.errors import Internal, InvalidInput
 from darkroom.models import bridge as bridges
@@ -228,30 +225,6 @@ def test_the_same_seed_draws_the_same_bridge() -> None:
     before = torch.get_rng_state()
     assert digest(untrained(form)) == digest(untrained(form)) != digest(untrained(form, seed=1))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def files(form: BridgeConfig) -> dict[str, bytes]:
-    good = untrained(form)
-    weights = {name: value.clone() for name, value in good.module.state_dict().items()}
-    header = json.dumps({**bridges.asdict(form), "fusion": "sum"})
-    return {
-        "a pickle": pickle.dumps(weights),
-        "damaged": to_bytes(good)[:-10],
-        "no safetensors": b"hello",
-        "without a bridge's form": save(weights),
-        "fusion must be one of attention, mlp": save(weights, {bridges.FORM: header}),
-        "do not belong to the form": save(
-            weights, {bridges.FORM: json.dumps({**bridges.asdict(form), "rank": form.rank + 1})}
-        ),
-    }
-
-
-@pytest.mark.parametrize("words", files(BridgeConfig(8, 6, rank=2)))
-def test_a_bad_file_is_named(words: str) -> None:
-    data = files(BridgeConfig(8, 6, rank=2))[words]
-    with pytest.raises(InvalidInput, match=words) as caught:
-        from_bytes(data)
-    assert caught.value.field == "bridge"
 
 
 def test_a_bridge_for_other_dimensions_names_both_sides(editor: Editor, photo: Image.Image) -> None:

@@ -1,32 +1,22 @@
-"""Bridges as files, and what a bridge does to the visual tokens of pictures.
-
-A file is safetensors: the weights, and in its header the bridge's form and what it was trained for. A pickle, which
-can run code, is refused.
-"""
+"""Bridges, as files and at work: what a bridge does to the visual tokens of pictures."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from darkroom.errors import Internal, InvalidInput
 from darkroom.models.sight import VisualTokens
+from darkroom.models.trained import Kind
 from darkroom.models.vision import Grid, Sight
 from darkroom.technique.bridge import BridgeConfig, VisionBridge
 
-FORM, ABOUT = "vision_bridge", "about"
-"""Keys of the header: the form, as JSON, and what is known of the training, as JSON."""
-BESIDE = "training."
-"""What the names of tensors begin with that are no part of the bridge."""
-_PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+BRIDGE = Kind("vision_bridge", "a bridge", lambda form: VisionBridge(BridgeConfig(**form)))
 
 
 @dataclass(frozen=True)
@@ -78,35 +68,13 @@ def untrained(config: BridgeConfig, seed: int = 0) -> Bridge:
 
 def to_bytes(bridge: Bridge) -> bytes:
     """The file of a bridge."""
-    header = {FORM: json.dumps(asdict(bridge.config)), ABOUT: json.dumps(dict(bridge.about))}
-    tensors = {**bridge.module.state_dict(), **{f"{BESIDE}{name}": value for name, value in bridge.training.items()}}
-    return save({name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}, header)
+    return BRIDGE.to_bytes(bridge.module, bridge.config, bridge.about, bridge.training)
 
 
 def from_bytes(data: bytes, name: str = "bridge") -> Bridge:
     """A bridge from the bytes of its file. Raises InvalidInput, which names `name`, for anything else."""
-    if data.startswith(_PICKLES):
-        raise InvalidInput(f"{name} must be a safetensors file; a pickle can run code and is refused", field=name)
-    try:
-        tensors, header = load(data), _header(data)
-    except (SafetensorError, ValueError) as error:
-        raise InvalidInput(f"{name} is no safetensors file, or a damaged one", field=name) from error
-    if FORM not in header:
-        raise InvalidInput(f"{name} is a safetensors file without a bridge's form in its header", field=name)
-    try:
-        config = BridgeConfig(**json.loads(header[FORM]))
-        about = json.loads(header.get(ABOUT, "{}"))
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{name} describes no bridge that is known here: {error}", field=name) from error
-    with torch.device("meta"):
-        module = VisionBridge(config)
-    weights = {key: value for key, value in tensors.items() if not key.startswith(BESIDE)}
-    try:
-        module.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise InvalidInput(f"{name} has weights that do not belong to the form in its header", field=name) from error
-    beside = {key.removeprefix(BESIDE): value for key, value in tensors.items() if key.startswith(BESIDE)}
-    return Bridge(module.eval().requires_grad_(False), about, beside)
+    module, about, training = BRIDGE.from_bytes(data, name)
+    return Bridge(module.requires_grad_(False), about, training)
 
 
 def digest(bridge: Bridge) -> str:
@@ -147,8 +115,3 @@ def fuse(bridge: Bridge, visual: VisualTokens, sights: Sequence[Sight], merge: i
 def merged_grids(visual: VisualTokens, merge: int) -> list[Grid]:
     """(rows, columns) of each picture's visual tokens."""
     return [(height // merge, width // merge) for _, height, width in visual.grids.tolist()]
-
-
-def _header(data: bytes) -> dict[str, str]:
-    length = int.from_bytes(data[:8], "little")
-    return dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
