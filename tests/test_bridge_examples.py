@@ -62,6 +62,37 @@ def test_extract_as_a_command(
     assert missing.exit_code == 2
 
 
+def test_a_bridge_is_trained_and_compared_in_this_process(
+    vision_folder: Path, family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("VISION_MODEL", vision_folder), ("EDIT_MODEL", family), ("PROFILE", "pocket")):
+        monkeypatch.setenv(f"DARKROOM_{name}", str(value))
+
+    def darkroom(*words: str) -> str:
+        result = CliRunner().invoke(app, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    triples, photo, prompt = str(tmp_path / "t.zip"), str(ROOT / "examples" / "photo.jpg"), ("-p", "make it sepia")
+    darkroom("pocket", "triples", triples, "--count", "4", "--kind", "dot")
+    quick = ("--distill-epochs", "1", "--flow-epochs", "0", "--rank", "4", "--lr", "0.01", "--local")
+    darkroom("bridge", "train", triples, "-o", str(tmp_path / "made"), *quick)
+    assert sorted(path.name for path in (tmp_path / "made").rglob("*") if path.is_file()) == [
+        "bridge.safetensors", "curves.png", "manifest.json", "report.json",
+    ]  # fmt: skip
+    weights = str(tmp_path / "made" / "checkpoints" / "bridge.safetensors")
+    maps = ("--bridge", weights, "--local", "-o", str(tmp_path / "maps"))
+    darkroom("bridge", "attention", photo, *prompt, *maps)
+    assert [path.name for path in sorted((tmp_path / "maps").iterdir())] == [
+        f"attention_{name}_0000.png" for name in ("early", "late", "mid")
+    ]
+    small = ("--steps", "1", "--cfg", "1", "--size", "64*64", "--negative-prompt", "")
+    said = darkroom("bridge", "compare", photo, *prompt, *small, "--bridge", weights, "--local",
+                    "-o", str(tmp_path / "compared"))  # fmt: skip
+    assert "bridge: trained" in said
+    assert (tmp_path / "compared" / "comparison_0000.png").is_file()
+
+
 def test_requests_are_checked_before_they_are_sent(tmp_path: Path) -> None:
     photo = str(ROOT / "examples" / "photo.jpg")
     request = compare_input([photo], ["make it red"], [], {"bridge": "untrained", "seed": None})

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from darkroom import cli_bridge_evaluate
 from darkroom.cli_bridge_menu import start
 from darkroom.cli_edit import Preset
+from darkroom.cli_job import JsonOption, LocalOption, TimeoutOption, by_endpoint, in_this_process, tell
 from darkroom.cli_options import ApiKeyOption, EndpointOption, RunpodKeyOption, own_key, told
-from darkroom.client import LOCAL_ENDPOINT, Client, JobReply
+from darkroom.client import LOCAL_ENDPOINT, JobReply
 
 FIELDS = "Fields of the job"
+MAPS = "attention_"
+"""What the names of attention maps begin with."""
 
 bridge = typer.Typer()
 bridge.callback(invoke_without_command=True)(start)
@@ -47,15 +50,14 @@ class Fusion(StrEnum):
 ImagesArgument = Annotated[list[str], typer.Argument(metavar="IMAGE", help="Files or addresses; each is a case.")]
 PromptOption = Annotated[list[str], typer.Option("--prompt", "-p", help="One for all images, or one for each.")]
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder of the result.")]
-BridgeOption = Annotated[str | None, typer.Option(help="A stored bridge's key, or untrained; the profile's own without "
-                                                  "it.", rich_help_panel=FIELDS)]  # fmt: skip
+BridgeOption = Annotated[str | None, typer.Option(help="A stored bridge's key, with --local also a file, or untrained; "
+                                                  "the profile's own without it.",
+                                                  rich_help_panel=FIELDS)]  # fmt: skip
 SightOption = Annotated[list[str] | None, typer.Option("--sight", help="What the vision models see of each image "
                                                        "instead.", rich_help_panel=FIELDS)]  # fmt: skip
 ExtractorPromptOption = Annotated[str | None, typer.Option(help="Read by the other vision model before the picture.",
                                                            rich_help_panel=FIELDS)]  # fmt: skip
 LoadingOption = Annotated[Loading | None, typer.Option(rich_help_panel=FIELDS)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the reply as JSON, for scripts.")]
-TimeoutOption = Annotated[float | None, typer.Option(help="Seconds to wait; the job itself goes on.")]
 
 
 @bridge.command()
@@ -77,6 +79,7 @@ def compare(
     lora: Annotated[list[str] | None, typer.Option(help="PATH or PATH:SCALE.", rich_help_panel=FIELDS)] = None,
     as_json: JsonOption = False,
     timeout: TimeoutOption = None,
+    local: LocalOption = False,
     endpoint: EndpointOption = LOCAL_ENDPOINT,
     api_key: ApiKeyOption = None,
     runpod_api_key: RunpodKeyOption = None,
@@ -88,16 +91,21 @@ def compare(
     from darkroom.client.batch.fields import parse_loras
     from darkroom.client.bridges import compare_input
 
+    key, files = handed(bridge, local)
     fields = {
-        "bridge": bridge, "extractor_prompt": extractor_prompt, "num_inference_steps": steps, "true_cfg_scale": cfg,
+        "bridge": key, "extractor_prompt": extractor_prompt, "num_inference_steps": steps, "true_cfg_scale": cfg,
         "alignment": alignment.value if alignment else None, "loading": loading.value if loading else None,
         "preset": preset.value if preset else None, "seed": seed, "size": size, "negative_prompt": negative_prompt,
         "loras": parse_loras(";".join(lora)) if lora else None,
     }  # fmt: skip
     with told():
         request = compare_input(images, prompt, sight or [], fields)
-        reply = run_job(request, out, timeout, endpoint, own_key(endpoint, api_key, runpod_api_key))
-    _tell(reply, [*_table(reply), *sorted(str(path) for path in out.glob("comparison_*.png"))], as_json)
+        reply = (
+            in_this_process(request, out, stored=files)
+            if local
+            else by_endpoint(request, out, timeout, endpoint, own_key(endpoint, api_key, runpod_api_key))
+        )
+    tell(reply, [*_table(reply), *sorted(str(path) for path in out.glob("comparison_*.png"))], as_json)
 
 
 @bridge.command()
@@ -108,6 +116,7 @@ def attention(
     bridge: BridgeOption = None,
     sight: SightOption = None,
     timeout: TimeoutOption = None,
+    local: LocalOption = False,
     endpoint: EndpointOption = LOCAL_ENDPOINT,
     api_key: ApiKeyOption = None,
     runpod_api_key: RunpodKeyOption = None,
@@ -115,12 +124,16 @@ def attention(
     """Which level of the other model the bridge looks at, drawn on each picture; the edit itself is one step long."""
     from darkroom.client.bridges import compare_input
 
+    key, files = handed(bridge, local)
+    fields = {"bridge": key, "num_inference_steps": 1, "true_cfg_scale": 1.0, "negative_prompt": ""}
     with told():
-        fields = {"bridge": bridge, "num_inference_steps": 1, "true_cfg_scale": 1.0, "negative_prompt": ""}
         request = compare_input(images, prompt, sight or [], fields)
-        key = own_key(endpoint, api_key, runpod_api_key)
-        reply = run_job(request, out, timeout, endpoint, key, wanted="attention_")
-    _tell(reply, sorted(str(path) for path in out.glob("attention_*.png")), False)
+        reply = (
+            in_this_process(request, out, MAPS, files)
+            if local
+            else by_endpoint(request, out, timeout, endpoint, own_key(endpoint, api_key, runpod_api_key), MAPS)
+        )
+    tell(reply, sorted(str(path) for path in out.glob(f"{MAPS}*.png")), False)
 
 
 @bridge.command()
@@ -128,7 +141,8 @@ def train(
     dataset: Annotated[str, typer.Argument(metavar="TRIPLES", help="Folder, zip or address of edit triples; "
                                            "`darkroom pocket triples` draws some.")],
     out: OutOption = Path("bridge"),
-    bridge: Annotated[str | None, typer.Option(help="A stored bridge's key to start from.")] = None,
+    bridge: Annotated[str | None, typer.Option(help="A stored bridge's key to start from, with --local also a "
+                                               "file.")] = None,
     distill_epochs: Annotated[int | None, typer.Option()] = None,
     flow_epochs: Annotated[int | None, typer.Option()] = None,
     batch_size: Annotated[int | None, typer.Option()] = None,
@@ -138,34 +152,46 @@ def train(
     held_out: Annotated[float | None, typer.Option(help="Share of the triples that only validates.")] = None,
     fusion: Annotated[Fusion | None, typer.Option()] = None,
     rank: Annotated[int | None, typer.Option()] = None,
+    use_residual: Annotated[bool | None, typer.Option("--residual/--no-residual", help="Add to the baseline's tokens, "
+                                                      "or stand in their place.")] = None,
+    shared_up: Annotated[bool | None, typer.Option("--shared-up/--separate-up", help="One projection back for all "
+                                                   "levels.")] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     extractor_prompt: ExtractorPromptOption = None,
     loading: LoadingOption = None,
     as_json: JsonOption = False,
     timeout: TimeoutOption = None,
+    local: LocalOption = False,
     endpoint: EndpointOption = LOCAL_ENDPOINT,
     api_key: ApiKeyOption = None,
     runpod_api_key: RunpodKeyOption = None,
 ) -> None:
     """Train a bridge on edit triples: distillation, then the velocity loss. Its key stands in the reply.
 
+    With --local the same command goes on where an interrupted one stopped.
+
     darkroom bridge train triples.zip --distill-epochs 5 --flow-epochs 10 -o bridge/
     """
     from darkroom.client.bridges import train_input
 
+    key, files = handed(bridge, local)
     fields = {
-        "bridge": bridge, "distill_epochs": distill_epochs, "flow_epochs": flow_epochs, "batch_size": batch_size,
+        "bridge": key, "distill_epochs": distill_epochs, "flow_epochs": flow_epochs, "batch_size": batch_size,
         "gradient_accumulation": gradient_accumulation, "lr": lr, "weight_decay": weight_decay, "held_out": held_out,
-        "fusion": fusion.value if fusion else None, "rank": rank, "seed": seed, "extractor_prompt": extractor_prompt,
-        "loading": loading.value if loading else None,
+        "fusion": fusion.value if fusion else None, "rank": rank, "use_residual": use_residual, "shared_up": shared_up,
+        "seed": seed, "extractor_prompt": extractor_prompt, "loading": loading.value if loading else None,
     }  # fmt: skip
     with told():
         request = train_input(dataset, fields)
-        reply = run_job(request, out, timeout, endpoint, own_key(endpoint, api_key, runpod_api_key))
+        reply = (
+            in_this_process(request, out, stored=files)
+            if local
+            else by_endpoint(request, out, timeout, endpoint, own_key(endpoint, api_key, runpod_api_key))
+        )
     more = reply.model_extra or {}
-    kept = next((file["key"] for file in more["files"] if file["name"] == more["bridge"]["file"]), "")
+    kept = [f"key: {file['key']}" for file in more["files"] if file["name"] == more["bridge"]["file"] and not local]
     losses = [f"{when}: {json.dumps(found)}" for when, found in more["validation"].items()]
-    _tell(reply, [f"key: {kept}", *losses, str(out / more["bridge"]["file"]), str(out / "curves.png")], as_json)
+    tell(reply, [*kept, *losses, str(out / more["bridge"]["file"]), str(out / "curves.png")], as_json)
 
 
 @bridge.command()
@@ -207,31 +233,17 @@ def everything(
     with told():
         key = own_key(endpoint, api_key, runpod_api_key)
         request = compare_input(images, prompt, [], {"bridge": bridge})
-        reply = run_job(request, out / "comparison", None, endpoint, key)
+        reply = by_endpoint(request, out / "comparison", None, endpoint, key)
         cli_bridge_evaluate.run_evaluation({"bridge": bridge}, out / "evaluation", None, endpoint, key)
-    _tell(reply, [*_table(reply), str(out / "comparison"), str(out / "evaluation")], False)
+    tell(reply, [*_table(reply), str(out / "comparison"), str(out / "evaluation")], False)
 
 
-def run_job(
-    request: dict[str, Any], folder: Path, timeout: float | None, endpoint: str, api_key: str | None, wanted: str = ""
-) -> JobReply:
-    """Submit, wait, and fetch the files whose names begin with `wanted`. Raises ValueError where there are no links."""
-    from darkroom.cli_edit import taken_back
-    from darkroom.cli_progress import watching
-    from darkroom.client import Polling, Retry
-    from darkroom.client.clips import missing
-    from darkroom.client.replies import VideoReply
-
-    with Client(endpoint, api_key=api_key, retry=Retry(attempts=4), polling=Polling(most_seconds=1.5)) as client:
-        with watching(False) as progress, taken_back(client, progress) as noted:
-            reply = client.run(request, progress=noted, timeout_seconds=timeout)
-        for file, path in missing(VideoReply.model_validate(reply.model_dump()), folder):
-            if not file.name.startswith(wanted):
-                continue
-            if file.url is None:
-                raise ValueError("the endpoint's store makes no links and the files fit no reply; their keys are in it")
-            client.download(file, path)
-    return reply
+def handed(bridge: str | None, local: bool) -> tuple[str | None, dict[str, Path]]:
+    """The key of a bridge, and, for a job in this process, the file that is to stand under it."""
+    if bridge is None or not local or not Path(bridge).is_file():
+        return bridge, {}
+    key = f"given/{Path(bridge).name}"
+    return key, {key: Path(bridge)}
 
 
 def _table(reply: JobReply) -> list[str]:
@@ -245,15 +257,3 @@ def _table(reply: JobReply) -> list[str]:
             f"baseline {seconds['baseline']:.2f} s  enhanced {seconds['enhanced']:.2f} s"
         )
     return lines
-
-
-def _tell(reply: JobReply, lines: list[str], as_json: bool) -> None:
-    from darkroom.cli_text import cost_text, timings_text
-
-    if as_json:
-        typer.echo(json.dumps(reply.model_dump(mode="json"), indent=2))
-        return
-    for line in (*lines, timings_text(reply.timings), cost_text(reply.cost)):
-        typer.echo(line)
-    for warning in reply.warnings:
-        typer.secho(f"warning: {warning}", err=True, fg=typer.colors.YELLOW)

@@ -115,10 +115,10 @@ def run_evaluation(
     fields: dict[str, Any], folder: Path, timeout: float | None, endpoint: str, api_key: str | None
 ) -> JobReply:
     """Submit, wait, and fetch every file into `folder`. Raises ValueError where the store makes no links."""
-    from darkroom.cli_bridge import run_job
+    from darkroom.cli_job import by_endpoint
     from darkroom.client.request import evaluate_input
 
-    return run_job(evaluate_input(fields), folder, timeout, endpoint, api_key)
+    return by_endpoint(evaluate_input(fields), folder, timeout, endpoint, api_key)
 
 
 def _tell(reply: JobReply, folder: Path, as_json: bool) -> None:

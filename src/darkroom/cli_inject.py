@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from darkroom.cli_job import JsonOption, LocalOption, TimeoutOption, by_endpoint, in_this_process, tell
 from darkroom.cli_options import ApiKeyOption, EndpointOption, RunpodKeyOption, own_key, told
-from darkroom.client import LOCAL_ENDPOINT, Client, JobReply
+from darkroom.client import LOCAL_ENDPOINT
 
 inject = typer.Typer(no_args_is_help=True, help="Inject a person's features into a prompt: train a head, sweep its "
                      "strength.")  # fmt: skip
-
-HERE = "In this process"
-JOB = "job"
-MANIFEST = "manifest.json"
 
 
 class Fit(StrEnum):
@@ -52,9 +47,6 @@ SeedDirsOption = Annotated[
 OutOption = Annotated[Path, typer.Option("--out", "-o", "--out-dir", help="Folder of the result.")]
 FitOption = Annotated[Fit | None, typer.Option(help="The middle square, or the whole photo.")]
 PixelsOption = Annotated[int | None, typer.Option(help="Area at which photos are seen; 448² by default.")]
-LocalOption = Annotated[bool, typer.Option("--local", help="Without an endpoint.", rich_help_panel=HERE)]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the reply as JSON, for scripts.")]
-TimeoutOption = Annotated[float | None, typer.Option(help="Seconds to wait; the job itself goes on.")]
 PromptOption = Annotated[str | None, typer.Option(help="~ID~ is the person's place in it; else its end.")]
 
 
@@ -100,10 +92,10 @@ def sweep(
         }  # fmt: skip
         request = sweep_input(photos or [], _parts(seed_dirs), head, fields)
         key = own_key(endpoint, api_key, runpod_api_key)
-        reply = _here(request, out) if local else _there(request, out, timeout, endpoint, key)
+        reply = in_this_process(request, out) if local else by_endpoint(request, out, timeout, endpoint, key)
     lines = [f"{name}: best α {person['best_alpha']}" for name, person in (reply.model_extra or {})["people"].items()]
     grids = sorted(str(path) for path in (out / "generations").glob("*_alpha_grid.png"))
-    _tell(reply, [*lines, *grids, str(out / "curves.png")], as_json)
+    tell(reply, [*lines, *grids, str(out / "curves.png")], as_json)
 
 
 @inject.command()
@@ -153,12 +145,12 @@ def train(
             raise ValueError("--seed-dirs: name at least one directory of people")
         request = train_input(_parts(seed_dirs), fields)
         key = own_key(endpoint, api_key, runpod_api_key)
-        reply = _here(request, out) if local else _there(request, out, timeout, endpoint, key)
+        reply = in_this_process(request, out) if local else by_endpoint(request, out, timeout, endpoint, key)
     more = reply.model_extra or {}
     losses = f"loss {more['loss']:.4f}" + (
         f", on held-out photos {more['validation_loss']:.4f}" if more.get("validation_loss") is not None else ""
     )
-    _tell(reply, [losses, *(str(out / name) for name in ("checkpoints/head.safetensors", "curves.png"))], as_json)
+    tell(reply, [losses, *(str(out / name) for name in ("checkpoints/head.safetensors", "curves.png"))], as_json)
 
 
 def _parts(values: list[str] | None) -> list[str]:
@@ -181,80 +173,3 @@ def _numbers(text: str | None, kind: type[float] | type[int], option: str) -> li
             what = "a whole number" if kind is int else "a number"
             raise ValueError(f"{option}: {part.strip()!r} is not {what}") from None
     return numbers
-
-
-# -- running ------------------------------------------------------------------------------------
-
-
-def _there(
-    request: dict[str, Any], folder: Path, timeout: float | None, endpoint: str, api_key: str | None
-) -> JobReply:
-    """By an endpoint: submit, wait, and fetch every file. Raises ValueError where the store makes no links."""
-    from darkroom.cli_edit import taken_back
-    from darkroom.cli_progress import watching
-    from darkroom.client import Polling, Retry
-    from darkroom.client.replies import ClipFile
-
-    with Client(endpoint, api_key=api_key, retry=Retry(attempts=4), polling=Polling(most_seconds=1.5)) as client:
-        with watching(False) as progress, taken_back(client, progress) as noted:
-            reply = client.run(request, progress=noted, timeout_seconds=timeout)
-        more = reply.model_extra or {}
-        for entry in [*more.get("images", []), *more.get("files", [])]:
-            file = ClipFile.model_validate(entry)
-            name = file.name or f"cells/{str(file.key).rsplit('/cells/', 1)[-1]}"
-            path = folder / name
-            if not path.resolve().is_relative_to(folder.resolve()):
-                raise ValueError(f"the endpoint names a file outside its result: {name}")
-            if file.url is None:
-                raise ValueError("the endpoint's store makes no links and the files fit no reply; their keys are in it")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            client.download(file, path)
-    return reply
-
-
-def _here(request: dict[str, Any], folder: Path) -> JobReply:
-    """In this process, on a store within `folder`; an interrupted job goes on there."""
-    import asyncio
-
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from darkroom.cli_progress import steps_of
-    from darkroom.client.errors import JobFailed
-    from darkroom.service import Service
-    from darkroom.settings import Settings
-
-    store = folder / ".darkroom"
-    service = Service(Settings(store=str(store), spool=store / ".spool", public_url=store.resolve().as_uri()))
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
-
-        async def send(payload: dict[str, Any]) -> None:
-            done, total = steps_of(payload)
-            loss = f" loss {payload['loss']:.4f}" if "loss" in payload else ""
-            bar.update(task, description=f"{payload.get('stage', '')}{loss}", completed=done or 0, total=total)
-
-        answer = asyncio.run(service.handle({"id": JOB, "input": request}, send))
-    if "error" in answer:
-        message = str(answer["error"]).partition(": ")[2]
-        raise JobFailed(message, job_id=JOB, code=str(answer["code"]), retryable=bool(answer["retryable"]))
-    manifest = json.loads((store / JOB / MANIFEST).read_text())
-    for name in (*(entry["name"] for entry in manifest["files"]), MANIFEST):
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(store / JOB / name, target)
-    shutil.rmtree(store)
-    return JobReply.model_validate(answer)
-
-
-def _tell(reply: JobReply, lines: list[str], as_json: bool) -> None:
-    from darkroom.cli_text import cost_text, timings_text
-
-    if as_json:
-        typer.echo(json.dumps(reply.model_dump(mode="json"), indent=2))
-        return
-    for line in (*lines, timings_text(reply.timings), cost_text(reply.cost)):
-        typer.echo(line)
-    for warning in reply.warnings:
-        typer.secho(f"warning: {warning}", err=True, fg=typer.colors.YELLOW)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from darkroom.client.clips import _data_uri, clip_source
+from darkroom.client.clips import clip_source, data_uri
 from darkroom.client.request import GENEROUS
 from darkroom.client.sources import ImageLike, is_address, source
 from darkroom.jobs import parse
@@ -54,4 +54,4 @@ def triples_source(place: str) -> str:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             # Without times, so that the same files give the same bytes, and so the same job.
             archive.writestr(zipfile.ZipInfo(str(path.relative_to(folder))), path.read_bytes())
-    return _data_uri(file.getvalue(), "application/zip")
+    return data_uri(file.getvalue(), "application/zip")

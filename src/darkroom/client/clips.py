@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from darkroom.client.replies import ClipFile, VideoReply
+from darkroom.client.replies import ClipFile, JobReply
 from darkroom.client.request import GENEROUS, MOST
 from darkroom.client.sources import ImageLike, is_address, media_type, source
 from darkroom.jobs import parse
@@ -46,11 +46,11 @@ def clip_source(clip: str | Path) -> str:
         return clip
     path = Path(clip).expanduser()
     if path.is_dir():
-        return _data_uri(_zipped(path), "application/zip")
+        return data_uri(_zipped(path), "application/zip")
     if not path.is_file():
         raise FileNotFoundError(f"there is no folder, zip or video at {path}")
     data = path.read_bytes()
-    return _data_uri(data, "application/zip" if data.startswith(b"PK") else "video/mp4")
+    return data_uri(data, "application/zip" if data.startswith(b"PK") else "video/mp4")
 
 
 def _zipped(folder: Path) -> bytes:
@@ -70,16 +70,27 @@ def _natural(path: Path) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdecimal() and part.isascii() else (1, part) for part in parts if part]
 
 
-def _data_uri(data: bytes, kind: str) -> str:
+def data_uri(data: bytes, kind: str) -> str:
+    """The bytes as a data URI; `kind` is the media type where the bytes themselves tell none."""
     return f"data:{media_type(data) or kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def missing(reply: VideoReply, folder: Path) -> Iterator[tuple[ClipFile, Path]]:
+def listed(reply: JobReply) -> Iterator[ClipFile]:
+    """Every file that a reply names. Pictures made from a seed have no name there; their key ends with it."""
+    told = reply.model_dump()
+    for entry in (entry for kind in ("images", "files", "frames") for entry in told.get(kind) or []):
+        file = ClipFile.model_validate(entry)
+        *above, name = str(file.key).split("/")
+        cell = "cells/" if above[-1:] == ["cells"] else ""
+        yield file if file.name else file.model_copy(update={"name": f"{cell}{name}"})
+
+
+def missing(reply: JobReply, folder: Path) -> Iterator[tuple[ClipFile, Path]]:
     """The files of a result that are not in `folder` yet, or not as they should be, and their places there.
 
     A name that leads out of the folder is a defect of the endpoint: ValueError.
     """
-    for file in (*reply.files, *reply.frames):
+    for file in listed(reply):
         path = folder / file.name
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"the endpoint names a file outside its result: {file.name}")

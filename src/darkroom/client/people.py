@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from darkroom.client.clips import _data_uri, clip_source
+from darkroom.client.clips import clip_source, data_uri
 from darkroom.client.request import GENEROUS, MOST
 from darkroom.client.sources import is_address, source
 from darkroom.jobs import parse
@@ -29,7 +29,7 @@ def dataset_source(places: Sequence[str]) -> str:
         for folder in _directories(Path(place).expanduser()):
             if people.setdefault(folder.name, folder) != folder:
                 raise ValueError(f"two directories are called {folder.name}: {people[folder.name]} and {folder}")
-    return _data_uri(_zipped(people), "application/zip")
+    return data_uri(_zipped(people), "application/zip")
 
 
 def _directories(place: Path) -> list[Path]:
@@ -80,7 +80,7 @@ def train_input(dataset: Sequence[str], fields: Mapping[str, Any]) -> dict[str, 
 
 def _head(head: str) -> str:
     path = Path(head).expanduser()
-    return _data_uri(path.read_bytes(), "application/octet-stream") if path.is_file() else head
+    return data_uri(path.read_bytes(), "application/octet-stream") if path.is_file() else head
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
