@@ -103,6 +103,7 @@ def without(name: str) -> dict[str, bytes]:
         (triples(2), {"fusion": "sum"}, "fusion"),
         (triples(2), {"distill_epochs": 0, "flow_epochs": 0}, "nothing would be learned"),
         (triples(2), {"lr": 0.0}, "lr"),
+        (triples(2), {"held_out": 0.9}, "held_out is 0.9 and dataset's 2 triples are too few"),
         (triples(2), {"epochs": 3}, "two phases"),
         (triples(2), {"bridge": "b.bin"}, "refused"),
         (triples(2), {"bridge": "b.safetensors"}, "keeps its own form"),
@@ -126,3 +127,17 @@ async def test_a_bridge_for_other_models_is_not_trained_on(make_service: MakeSer
     reply = await make_service().handle(job)
     assert reply["code"] == "INVALID_INPUT"
     assert "levels of width 32 and tokens of width 64" in reply["error"]
+
+
+async def test_a_training_that_diverges_fails_and_keeps_no_broken_bridge(
+    make_service: MakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken on purpose: with clipped gradients no rate that is allowed gets there in a few epochs."""
+    from darkroom.models import bridge_training
+
+    loss = bridge_training.distillation_loss
+    monkeypatch.setattr(bridge_training, "distillation_loss", lambda fused, target: loss(fused, target) * np.inf)
+    reply = await make_service().handle(train_job(triples(2), flow_epochs=0))
+    assert reply["code"] == "INVALID_INPUT", reply
+    assert "lr: loss or weights are not finite in epoch 1; take a smaller one; no epoch was finished" in reply["error"]
+    assert not (tmp_path / "store" / KEY).exists()

@@ -5,6 +5,7 @@ Usable without the service: encode triples to `Lesson`s, make a `Trainer`, and d
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -140,9 +141,7 @@ class Trainer:
         training: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.editor, self.options, self.merge = enhanced.editor, options, enhanced.merge
-        held = max(1, round(len(lessons) * options.held_out))
-        if held >= len(lessons):
-            raise ValueError(f"{len(lessons)} triples are too few: {held} are kept for validation")
+        held = held_of(len(lessons), options.held_out)
         self.lessons, self.held_out = list(lessons[:-held]), list(lessons[-held:])
         device = self.editor.device
         self.accelerator = Accelerator(
@@ -168,6 +167,13 @@ class Trainer:
     def phase(self) -> Phase:
         """What the next epoch is about."""
         return "distill" if self.course.epoch < self.options.distill_epochs else "flow"
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the bridge's weights and its last validation are numbers that can go on."""
+        last = self.course.validation[-1] if self.course.validation else {}
+        weights = all(bool(value.isfinite().all()) for value in self.bridge.parameters())
+        return weights and all(math.isfinite(loss) for loss in last.values())
 
     @property
     def batches(self) -> int:
@@ -255,6 +261,14 @@ class Trainer:
         module = self.accelerator.unwrap_model(self.bridge)
         told = {**about, "epochs": self.course.epoch, "validation": self.course.validation[-1:]}
         return Bridge(module, told, {} if self.finished else state_of(self._optimizer, module))
+
+
+def held_of(count: int, share: float) -> int:
+    """How many of `count` triples only validate. Raises ValueError where none is left to train on."""
+    held = max(1, round(count * share))
+    if held >= count:
+        raise ValueError(f"{count} triples are too few: {held} are kept for validation")
+    return held
 
 
 def state_of(optimizer: Any, module: VisionBridge) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ Whoever takes the job over goes on after the last checkpoint, with the same resu
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from darkroom.media.charts import Panel, line_charts
 from darkroom.media.triples import TripleArchive
 from darkroom.models import bridge as bridges
 from darkroom.models.bridge import Bridge
-from darkroom.models.bridge_training import Course, Options, Trainer, Triple, lesson
+from darkroom.models.bridge_training import Course, Options, Trainer, Triple, held_of, lesson
 from darkroom.models.editor import Editor
 from darkroom.models.enhanced import EnhancedEditor
 from darkroom.models.sight import PromptTooLong
@@ -49,6 +50,10 @@ def prepare(job: BridgeTrain, desk: Desk) -> Inputs:
         raise InvalidInput(
             "dataset holds one triple; at least two are needed, one of them to validate", field="dataset"
         )
+    try:
+        held_of(len(triples), job.held_out)
+    except ValueError as error:
+        raise InvalidInput(f"held_out is {job.held_out} and dataset's {error}", field="held_out") from error
     given = desk.files.get("bridge")
     return Inputs(triples, None if given is None else bridges.from_bytes(given))
 
@@ -126,26 +131,42 @@ def resumed(job: BridgeTrain, given: Bridge, desk: Desk) -> tuple[Bridge, Course
 
 
 def epochs(trainer: Trainer, about: dict[str, Any], desk: Desk) -> Work:
-    """All epochs that are left. Raises OutOfMemory and InputTooLarge, which name what to change."""
+    """All epochs that are left. Raises OutOfMemory and InvalidInput, which name what to change."""
+    stored = trainer.course.epoch
     try:
         while not trainer.finished:
-            done, phase = trainer.course.epoch * trainer.batches, trainer.phase
+            done, phase = stored * trainer.batches, trainer.phase
             total = trainer.options.epochs * trainer.batches
             for loss in desk.clock.timed("train", trainer.epoch()):
+                if not math.isfinite(loss):
+                    raise diverged(stored)
                 done += 1
                 yield Progress("train", done, total, {"loss": round(loss, 6), "phase": phase})
+            if not trainer.is_finite:
+                raise diverged(stored)
             yield checkpoint(trainer, about)
+            stored = trainer.course.epoch
     except torch.OutOfMemoryError as error:
-        kept = trainer.course.epoch
         raise OutOfMemory(
             f"the training does not fit the device's memory at batch_size {trainer.options.batch_size}; take a smaller "
-            "one and more gradient_accumulation; "
-            + (f"the checkpoint of epoch {kept} is kept" if kept else "no epoch was finished"),
+            f"one and more gradient_accumulation; {kept(stored)}",
             field="batch_size",
         ) from error
     except PromptTooLong as error:
         raise InvalidInput(f"dataset: a prompt {error}", field="dataset") from error
     return {}
+
+
+def diverged(stored: int) -> InvalidInput:
+    """The error of a training whose loss or weights are not finite in the epoch after `stored` ones."""
+    return InvalidInput(
+        f"lr: loss or weights are not finite in epoch {stored + 1}; take a smaller one; {kept(stored)}", field="lr"
+    )
+
+
+def kept(stored: int) -> str:
+    """Which checkpoint a training that failed has left."""
+    return f"the checkpoint of epoch {stored} is kept" if stored else "no epoch was finished"
 
 
 def checkpoint(trainer: Trainer, about: dict[str, Any]) -> Streamed:
