@@ -34,7 +34,7 @@ def build(
 def train(
     work: Annotated[Path, typer.Option(help="Checkpoints; a second call goes on from them.")] = Path("training"),
     part: Annotated[
-        list[str] | None, typer.Option(help="edit, qwen3vl, perceptual, identity; repeatable, all by default.")
+        list[str] | None, typer.Option(help="edit, qwen3vl, bridge, perceptual, identity; repeatable, all by default.")
     ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of the flow stage; the shipped recipe's by default.")

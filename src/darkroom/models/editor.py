@@ -162,7 +162,7 @@ class Editor:
         if len(seen) != len(images):
             raise ValueError(f"{len(images)} pictures have {len(seen)} sight images; each needs one")
         tokens = [self.encodings.latents(image, partial(self._tokens, image)) for image in images]
-        visual = self.encodings.visual(seen, partial(self._look, seen))
+        visual = self.encodings.visual(seen, partial(self.look, seen))
         sizes = [self.native_size(*image.size) for image in images]
         grids = tuple((height // TOKEN_PIXELS, width // TOKEN_PIXELS) for width, height in sizes)
         return References(visual, torch.cat(tokens, dim=1), grids, images[-1].size)
@@ -172,7 +172,8 @@ class Editor:
         width, height = self.native_size(*image.size)
         return pack(self.encode(self._pixels.preprocess(image, height, width)))
 
-    def _look(self, images: Sequence[Image]) -> VisualTokens:
+    def look(self, images: Sequence[Image]) -> VisualTokens:
+        """What Qwen2.5-VL sees of 1-3 RGB pictures, at the family's own area."""
         self.residency.use(self.text_encoder)
         sizes = [fit(self.areas.sight, image.width / image.height) for image in images]
         sights = [

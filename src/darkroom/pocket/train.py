@@ -1,7 +1,7 @@
 """Train the pocket's parts from nothing but a seed; each stage resumes where it stopped.
 
 edit: the family that edits and draws, by the stages VAE, sight, pairs and flow. qwen3vl: the finer sight beside it.
-perceptual, identity: two rulers.
+bridge: from the one's sight to the other's. perceptual, identity: two rulers.
 """
 
 import argparse
@@ -14,10 +14,13 @@ from typing import Any
 import torch
 from diffusers import QwenImageEditPlusPipeline
 
+from darkroom.models.vision import VisionExtractor
 from darkroom.pocket.family import assemble, save
+from darkroom.pocket.judging.samples import load_editor
 from darkroom.pocket.qwen3vl import make_model, make_processor
 from darkroom.pocket.qwen3vl import save as save_qwen3vl
 from darkroom.pocket.shipped import WEIGHTS, install
+from darkroom.pocket.stages.bridge_stage import BridgeRecipe, save_bridge, train_bridge
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.drawing import DOT_WEIGHTS, draw_set
 from darkroom.pocket.stages.flow_stage import FlowRecipe, train_flow
@@ -33,7 +36,9 @@ from darkroom.pocket.world.edits import KINDS
 from darkroom.pocket.world.portraits import PORTRAIT_EDITS
 
 Report = Callable[[str], None]
-PARTS = ("edit", "qwen3vl", "perceptual", "identity")
+# Folders of `work`, and of the shipped weights.
+_BRIDGED = {"family": "edit", "qwen3vl": "qwen3vl"}
+PARTS = ("edit", "qwen3vl", "bridge", "perceptual", "identity")
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Recipe:
         default_factory=lambda: {"follow": 3, **dict.fromkeys(("portrait", *DOT_WEIGHTS, *PORTRAIT_EDITS), 2)}
     )
     qwen3vl: Qwen3VLRecipe = field(default_factory=Qwen3VLRecipe)
+    bridge: BridgeRecipe = field(default_factory=BridgeRecipe)
     perceptual: PerceptualRecipe = field(default_factory=PerceptualRecipe)
     identity: IdentityRecipe = field(default_factory=IdentityRecipe)
     seed: int = 0
@@ -117,6 +123,15 @@ def train_vision(work: Path, recipe: Recipe, report: Report = print) -> Path:
     return work / "qwen3vl"
 
 
+def train_the_bridge(work: Path, recipe: Recipe, report: Report = print) -> Path:
+    """Train the bridge between the family and the Qwen3-VL in `work`; of what is not there, the shipped one serves."""
+    family, sight = (work / part if (work / part).is_dir() else WEIGHTS / ship for part, ship in _BRIDGED.items())
+    eyes = VisionExtractor.load(sight, torch.device("cpu"), language=False)
+    bridge, _ = train_bridge(load_editor(family), eyes, recipe.bridge, report)
+    save_bridge(bridge, work / "bridge" / "bridge.safetensors")
+    return work / "bridge"
+
+
 def train_rulers(work: Path, recipe: Recipe, report: Report = print) -> dict[str, Path]:
     """Train the encoders that judge likeness and identity: seconds to minutes, without checkpoints."""
     files = {name: work / name / "encoder.safetensors" for name in ("perceptual", "identity")}
@@ -138,6 +153,8 @@ def train_parts(
         made["edit"] = train(work, recipe, report, threads, begin_with)
     if "qwen3vl" in parts:
         made["qwen3vl"] = train_vision(work, recipe, report)
+    if "bridge" in parts:
+        made["bridge"] = train_the_bridge(work, recipe, report)
     if {"perceptual", "identity"} & set(parts):
         made |= {name: folder for name, folder in train_rulers(work, recipe, report).items() if name in parts}
     return made

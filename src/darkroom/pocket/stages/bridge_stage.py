@@ -1,0 +1,106 @@
+"""The shipped bridge: it learns what Qwen2.5-VL would say of large dots, from what Qwen3-VL sees of small ones.
+
+`bridge_train`'s first phase on freshly drawn triples, without the latents that this phase does not need: half of the
+pictures hold a dot that decides the edit, of the other half the bridge must leave the tokens as they are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from darkroom.models.bridge import Bridge, to_bytes, untrained
+from darkroom.models.bridge_training import GATE_LR
+from darkroom.models.editor import Editor
+from darkroom.models.enhanced import sight_grid
+from darkroom.models.vision import VisionExtractor
+from darkroom.pocket.triples import draw_triples
+from darkroom.technique.bridge import BridgeConfig, VisionBridge, distillation_loss
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BridgeRecipe:
+    """The defaults are those of the shipped bridge. held_out: triples, the last ones, that only validate."""
+
+    triples: int = 6000
+    held_out: int = 600
+    epochs: int = 40
+    batch: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    rank: int = 96
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """N pictures: baseline tokens and aims [N, cells, D], and each of the other model's levels [N, cells, E]."""
+
+    baseline: Tensor
+    levels: tuple[Tensor, ...]
+    aim: Tensor
+
+    def rows(self, chosen: Tensor | slice) -> "Seen":
+        """Some of the pictures."""
+        return Seen(self.baseline[chosen], tuple(level[chosen] for level in self.levels), self.aim[chosen])
+
+
+def train_bridge(
+    editor: Editor, eyes: VisionExtractor, recipe: BridgeRecipe, report: Report
+) -> tuple[Bridge, list[float]]:
+    """The trained bridge and the loss on the held-out triples before training and after every epoch."""
+    seen = look_at(editor, eyes, recipe)
+    config = BridgeConfig(seen.baseline.shape[-1], eyes.hidden_size, eyes.levels, recipe.rank)
+    bridge = untrained(config, recipe.seed).module.float().requires_grad_(True)
+    learned = seen.rows(slice(0, recipe.triples - recipe.held_out))
+    kept = seen.rows(slice(recipe.triples - recipe.held_out, None))
+    gate = [parameter for name, parameter in bridge.named_parameters() if name == "gate"]
+    rest = [parameter for name, parameter in bridge.named_parameters() if name != "gate"]
+    groups: list[dict[str, Any]] = [{"params": rest}, {"params": gate, "lr": GATE_LR * recipe.lr, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay)
+    told = [_validated(bridge, kept)]
+    for epoch in range(recipe.epochs):
+        generator = torch.Generator().manual_seed(recipe.seed + 1_000_003 * epoch)
+        for chosen in torch.randperm(len(learned.aim), generator=generator).split(recipe.batch):
+            part = learned.rows(chosen)
+            loss = distillation_loss(bridge(part.baseline, part.levels)[0], part.aim)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(bridge.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        told.append(_validated(bridge, kept))
+        if (epoch + 1) % 5 == 0:
+            report(f"bridge {epoch + 1}/{recipe.epochs}: held-out loss {told[-1]:.4f}, {told[0]:.4f} without it")
+    about = {"model": "pocket edit", "extractor": "pocket qwen3vl", "triples": recipe.triples, "validation": told[-1]}
+    return Bridge(bridge.requires_grad_(False), about), told
+
+
+@torch.no_grad()
+def look_at(editor: Editor, eyes: VisionExtractor, recipe: BridgeRecipe) -> Seen:
+    """What both models see of every triple, and what the editor's own sees of the large mark."""
+    image_processor = editor.processor.image_processor
+    own = VisionExtractor(editor.text_encoder.model, image_processor, editor.processor.tokenizer)
+    baseline, levels, aims = [], [], []
+    for _, _, pictures in draw_triples(recipe.triples, recipe.seed):
+        seen = pictures.get("sight", pictures["source"])
+        grid = sight_grid(seen.size, editor.areas, image_processor)
+        baseline.append(editor.look([seen]).tokens)
+        levels.append(eyes.look(seen, grid=grid).levels)
+        aims.append(own.look(pictures["sharp"], grid=grid).final)
+    return Seen(torch.stack(baseline), tuple(map(torch.stack, zip(*levels, strict=True))), torch.stack(aims))
+
+
+def save_bridge(bridge: Bridge, path: Path) -> None:
+    """As `bridge_train` stores it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(to_bytes(bridge))
+
+
+@torch.no_grad()
+def _validated(bridge: VisionBridge, kept: Seen) -> float:
+    return float(distillation_loss(bridge(kept.baseline, kept.levels)[0], kept.aim))
