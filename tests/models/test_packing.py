@@ -257,6 +257,20 @@ def test_a_damaged_file_is_named_by_verify_and_by_loading(
             use()
 
 
+def with_a_length_too_large(path: Path) -> None:
+    path.write_bytes(struct.pack("<Q", 2**40) + path.read_bytes()[8:])
+
+
+@pytest.mark.parametrize("section", [*PARTS, "modulation", "embeddings"])
+def test_a_file_whose_header_is_damaged_is_named(
+    profile: Profile, artifact: Path, tmp_path: Path, section: str
+) -> None:
+    folder = copied(artifact, tmp_path / "harmed")
+    with_a_length_too_large(folder / section / "00001.safetensors")
+    with pytest.raises(ModelNotReady, match=f"{section}/00001.safetensors is damaged"):
+        Shelf(with_model(profile, folder)).editor("edit")
+
+
 @pytest.mark.parametrize("section", ["modulation", "embeddings"])
 def test_what_a_cold_start_does_not_read_is_checked_by_verify(artifact: Path, tmp_path: Path, section: str) -> None:
     folder = copied(artifact, tmp_path / "harmed")

@@ -10,7 +10,9 @@ import torch
 from darkroom.errors import ModelNotReady, UnsupportedType
 from darkroom.models import weights
 from darkroom.models.checkpoint import Unpacked
+from darkroom.models.crew import Followers
 from darkroom.models.editor import Editor
+from darkroom.models.follower import Drop, Order
 from darkroom.models.parts import LOADERS, load_schedule
 from darkroom.models.placement import PARTS
 from darkroom.models.residency import OneAtATime
@@ -81,6 +83,63 @@ def test_a_budget_evicts_the_least_recently_used_model_and_keeps_what_is_shared(
 def test_a_model_larger_than_the_budget_says_how_much_it_needs(profile: Profile) -> None:
     with pytest.raises(ModelNotReady, match="DARKROOM_MEMORY_BUDGET_GIB"):
         Shelf(profile, budget_bytes=1_000).editor("edit")
+
+
+def test_parts_that_are_shared_count_where_a_model_does_not_fit_beside_them(
+    profile: Profile, family: Path, tmp_path: Path
+) -> None:
+    roles = with_models(profile, edit=family, video=altered(family, tmp_path / "video", "transformer"))
+    whole = sum(Unpacked(family, roles).device_bytes(part) for part in PARTS)
+    shelf = Shelf(roles, budget_bytes=2 * whole)
+    shelf.editor("edit")
+    shelf.budget_bytes = whole - 100_000
+    with pytest.raises(ModelNotReady, match="DARKROOM_MEMORY_BUDGET_GIB"):
+        shelf.editor("video")
+    assert shelf.report()["parts_gib"] == 0
+
+
+@pytest.mark.parametrize("fault", [MemoryError, TypeError])
+def test_a_loading_that_breaks_off_in_any_way_leaves_no_half_model(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]
+) -> None:
+    def broken(*_: object) -> None:
+        raise fault
+
+    shelf = Shelf(profile)
+    with monkeypatch.context() as patch:
+        patch.setitem(LOADERS, "transformer", broken)  # type: ignore[arg-type]
+        with pytest.raises(fault):
+            shelf.editor("edit")
+    report = shelf.report()
+    assert (report["models"]["edit"]["state"], report["parts_gib"]) == ("failed", 0)
+    assert shelf.editor("edit").whole
+
+
+class Told:
+    """A crew without processes, which notes what it is told."""
+
+    def __init__(self) -> None:
+        self.orders: list[tuple[int, Order]] = []
+
+    def load(self, _: Path) -> Followers:
+        return Followers(self, 7)  # type: ignore[arg-type]
+
+    def tell_if_whole(self, number: int, order: Order) -> None:
+        self.orders.append((number, order))
+
+
+def test_followers_let_go_of_a_transformer_whose_model_failed_here(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory left")
+
+    shelf, crew = Shelf(profile), Told()
+    shelf.crew = crew  # type: ignore[assignment]
+    monkeypatch.setitem(LOADERS, "vae", full)  # type: ignore[arg-type]
+    with pytest.raises(torch.OutOfMemoryError):
+        shelf.editor("edit")
+    assert crew.orders == [(7, Drop())]
 
 
 def test_missing_weights_name_the_folder_and_the_way_out_and_a_later_try_succeeds(

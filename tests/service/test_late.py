@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from darkroom.errors import ModelNotReady
 from darkroom.models import packing
 from darkroom.models.editor import Editor
 from darkroom.models.packing import loading
@@ -143,6 +144,18 @@ async def test_a_transformer_that_turns_out_damaged_ends_the_job_and_a_mended_on
     assert report["parts_gib"] == 0
     file.write_bytes(whole)
     assert (await service.handle(edit_job("good")))["images"]
+
+
+def test_a_model_that_fails_is_given_up_when_nothing_of_it_loads_any_more(
+    make_packed: Callable[..., Service], artifact: Path, tmp_path: Path, gate: Gate
+) -> None:
+    folder = Path(shutil.copytree(artifact, tmp_path / "harmed"))
+    (folder / "vae" / "00001.safetensors").unlink()
+    shelf = make_packed(folder).shelf
+    threading.Timer(0.5, gate.open).start()
+    with pytest.raises(ModelNotReady, match=r"vae/00001\.safetensors is missing"):
+        shelf.editor("edit", whole=False)
+    assert "transformer read" in gate.events
 
 
 async def test_a_device_that_is_full_when_the_transformer_comes_says_so_and_the_worker_goes_on(

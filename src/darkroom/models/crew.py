@@ -12,7 +12,7 @@ import os
 import pickle
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -104,9 +104,10 @@ class Crew:
                 orders.send_bytes(message)
 
     def tell_if_whole(self, number: int, order: Order) -> None:
-        """The same where it does not matter to a crew that is lost."""
+        """The same where it does not matter whether the crew is lost."""
         if not self._lost:
-            self.tell(number, order)
+            with suppress(GpuFault):
+                self.tell(number, order)
 
     def close(self) -> None:
         """End the followers; the crew cannot be used afterwards."""

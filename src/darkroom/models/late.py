@@ -29,7 +29,9 @@ class Late:
 
     def part(self) -> tuple[Any, float]:
         """Wait for the part; itself, and when it came by `time.perf_counter`. Raises what its loading raised."""
-        return self._loading.result(), self._came_at
+        part = self._loading.result()
+        # A future wakes those who wait before it calls back.
+        return part, self._came_at or time.perf_counter()
 
     def deliver(self, take: Take) -> None:
         """Hand the part over, once."""

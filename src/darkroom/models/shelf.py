@@ -8,8 +8,9 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -56,11 +57,20 @@ class RoleState:
 
 @dataclass
 class _Part:
-    """A heavy part and the roles that use it; while it is on its way, None and what it will take."""
+    """A heavy part and the roles that use it; while it is `coming`, None and what it will take.
+
+    followers: of a transformer that runs on several GPUs.
+    """
 
     module: Any
     bytes: int
-    roles: set[str] = field(default_factory=set)
+    roles: set[str]
+    coming: Future[Any] | None = None
+    followers: Followers | None = None
+
+    def come(self, module: Any) -> None:
+        """It is there."""
+        self.module, self.bytes, self.coming = module, occupied_bytes(module), None
 
 
 class Shelf:
@@ -165,20 +175,9 @@ class Shelf:
             was_here, self._vision = self._vision is not None, None
         else:
             was_here = self._editors.pop(role, None) is not None
-        if not was_here:
-            return
-        for key in [key for key, part in self._parts.items() if role in part.roles]:
-            part = self._parts[key]
-            part.roles.discard(role)
-            if not part.roles:
-                self._residency.leave(part.module)
-                if (followers := getattr(part.module, "followers", None)) is not None:
-                    followers.leave()
-                del self._parts[key]
-        self._set(self._state_of(role, "cold"), role)
-        gc.collect()
-        if self.profile.device == "cuda":
-            torch.cuda.empty_cache()
+        if was_here:
+            self._let_go(role)
+            self._set(self._state_of(role, "cold"), role)
 
     def report(self) -> dict[str, Any]:
         """State of every role and memory of all parts together, as JSON values."""
@@ -212,7 +211,7 @@ class Shelf:
         except DarkroomError as error:
             self._fail(role, error.message)
             raise
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
             if is_the_devices(error):
                 self._fail(role, "the device failed while it loaded")
                 raise
@@ -222,6 +221,9 @@ class Shelf:
             raise ModelNotReady(
                 f"the {role} model {Path(spec.repo).name!r} could not be loaded: its files do not make {what}"
             ) from error
+        except BaseException:
+            self._fail(role, "its loading was broken off")
+            raise
 
     def _ready(self, role: str, state: Literal["warm", "loading"], seconds: float) -> None:
         occupied = sum(part.bytes for part in self._parts.values() if role in part.roles)
@@ -289,31 +291,31 @@ class Shelf:
     ) -> dict[str, Any]:
         """Every part: what is not here yet is loaded, the transformer late; what another role has loaded is shared."""
         missing = [part for part, key in keys.items() if key not in self._parts]
-        # The other GPUs load while this one does.
-        followers = self.crew.load(folder) if self.crew is not None and "transformer" in missing else None
+        for part in missing:
+            self._parts[keys[part]] = _Part(None, checkpoint.device_bytes(part), {role})
+        transformer = self._parts[keys["transformer"]]
+        if self.crew is not None and "transformer" in missing:
+            # The other GPUs load while this one does.
+            transformer.followers = self.crew.load(folder)
         coming = checkpoint.load({part: self._home(part) for part in missing})
         for part in missing:
-            module = None if part == "transformer" else coming[part].result()
-            held = checkpoint.device_bytes(part) if module is None else occupied_bytes(module)
-            self._parts[keys[part]] = _Part(module, held)
-        for key in keys.values():
-            self._parts[key].roles.add(role)
+            self._parts[keys[part]].coming = coming[part]
+        for part in missing:
+            if part != "transformer":
+                self._parts[keys[part]].come(coming[part].result())
         modules = {part: self._parts[key].module for part, key in keys.items()}
         if "transformer" in missing:
-            late = self._parts[keys["transformer"]]
-            modules["transformer"] = Late(coming["transformer"], partial(self._came, role, late, followers, started))
+            modules["transformer"] = Late(coming["transformer"], partial(self._came, role, transformer, started))
         return modules
 
-    def _came(
-        self, role: str, part: _Part, followers: Followers | None, started: float, late: Late, take: Take
-    ) -> None:
+    def _came(self, role: str, part: _Part, started: float, late: Late, take: Take) -> None:
         """The transformer's turn: wait for it, and make the model whole."""
         with self._failing(role):
-            part.module, came_at = late.part()
-            part.bytes = occupied_bytes(part.module)
-            if followers is not None:
-                followers.lead(part.module)
-            take(part.module)
+            module, came_at = late.part()
+            part.come(module)
+            if part.followers is not None:
+                part.followers.lead(module)
+            take(module)
         self._ready(role, "warm", max(came_at - started, self._states[role].load_seconds or 0.0))
 
     def _home(self, part: str) -> torch.device:
@@ -328,11 +330,31 @@ class Shelf:
         while self._occupied() + need > self.budget_bytes and (self._vision or self._editors):
             # The vision model goes first: what it has seen is kept.
             self.evict("vision" if self._vision else next(iter(self._editors)))
-        if need > self.budget_bytes:
+        # What is left is the model's own: parts that it has shared with others.
+        whole = need if self.profile.offload else self._occupied() + need
+        if whole > self.budget_bytes:
             raise ModelNotReady(
-                f"the {role} model needs {need / GIB:.2f} GiB and the memory budget is "
+                f"the {role} model needs {whole / GIB:.2f} GiB and the memory budget is "
                 f"{self.budget_bytes / GIB:.2f} GiB; choose a smaller profile or raise DARKROOM_MEMORY_BUDGET_GIB"
             )
+
+    def _let_go(self, role: str) -> None:
+        """Drop the parts that no other role uses."""
+        for key in [key for key, part in self._parts.items() if role in part.roles]:
+            part = self._parts[key]
+            part.roles.discard(role)
+            if part.roles:
+                continue
+            if part.coming is not None:
+                # What still comes takes memory, all of which the next try needs.
+                wait([part.coming])
+            self._residency.leave(part.module)
+            if part.followers is not None:
+                part.followers.leave()
+            del self._parts[key]
+        gc.collect()
+        if self.profile.device == "cuda":
+            torch.cuda.empty_cache()
 
     # -- state ----------------------------------------------------------------------------------
 
@@ -344,10 +366,8 @@ class Shelf:
         return RoleState(state, public_id(spec), spec.revision, self.profile.precision)
 
     def _fail(self, role: str, problem: str) -> None:
-        self.evict(role)
-        for part in self._parts.values():
-            part.roles.discard(role)
-        self._parts = {key: part for key, part in self._parts.items() if part.roles}
+        self._editors.pop(role, None)
+        self._let_go(role)
         self._set(replace(self._state_of(role, "failed"), problem=problem), role)
 
     def _set(self, state: RoleState, role: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.models.folding import from_reader
-from darkroom.models.packing.manifest import File, Manifest, check_size, read_manifest
+from darkroom.models.packing.manifest import File, Manifest, check_size, damaged, read_manifest
 from darkroom.models.packing.streaming import stream
 from darkroom.models.parts import header, skeleton
 from darkroom.models.placement import EMBEDDINGS, PARTS, HostEmbedding, set_parameter
@@ -120,13 +120,19 @@ def _fill(module: nn.Module, part: str, tensors: dict[str, Tensor], precision: P
 
 
 def mapped(folder: Path, files: Sequence[File]) -> Callable[[str], Tensor]:
-    """Tensors by name, mapped from their files when they are asked for. Raises ModelNotReady for a missing file."""
+    """Tensors by name, mapped from their files when they are asked for. Raises ModelNotReady naming a bad file.
+
+    Their values are not checked, as that would read them all; `verify` does.
+    """
     from safetensors import safe_open
 
     where = {}
     for file in files:
         check_size(folder, file)
-        where.update({name: folder / file.name for name, _ in header(folder / file.name)})
+        try:
+            where.update({name: folder / file.name for name, _ in header(folder / file.name)})
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+            raise damaged(folder, file) from error
 
     def read(name: str) -> Tensor:
         with safe_open(where[name], framework="pt") as opened:

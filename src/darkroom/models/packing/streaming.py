@@ -41,6 +41,8 @@ def stream(folder: Path, file: File, device: torch.device, checked: bool = True)
     with (folder / file.name).open("rb", buffering=0) as opened:
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
         length = opened.read(8)
+        if int.from_bytes(length, "little") > file.bytes - 8:
+            raise damaged(folder, file)
         head = opened.read(int.from_bytes(length, "little"))
         checksum = zlib.crc32(length + head)
         block = torch.empty(file.bytes - 8 - len(head), dtype=torch.uint8, device=device)
