@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from collections.abc import Callable
@@ -13,8 +14,9 @@ import torch
 from safetensors.torch import save
 
 from darkroom.errors import InvalidInput
+from darkroom.models import heads
 from darkroom.models.bridge import BRIDGE
-from darkroom.models.heads import HEAD
+from darkroom.models.heads import HEAD, Head
 from darkroom.models.trained import ABOUT, Kind
 from darkroom.technique.bridge import BridgeConfig, VisionBridge
 from darkroom.technique.injection import HeadConfig, InjectionHead
@@ -44,6 +46,19 @@ def test_a_file_brings_back_the_same_module_and_what_stands_beside_it(
     assert torch.equal(training["exp_avg.gate"], beside["exp_avg.gate"])
     for name, value in module.state_dict().items():
         assert torch.equal(again.state_dict()[name], value)
+
+
+def test_the_same_values_are_the_same_bytes(made: tuple[Kind[Any], Any, torch.nn.Module]) -> None:
+    kind, form, module = made
+    files = {kind.to_bytes(module, form, {"steps": 3}, {"exp_avg.gate": torch.ones(3)}) for _ in range(8)}
+    assert len(files) == 1
+
+
+def test_a_head_stored_in_another_type_still_takes_features_in_float32() -> None:
+    head = heads.untrained(HEAD_FORM, 0)
+    data = heads.to_bytes(Head(copy.deepcopy(head).bfloat16()))
+    features = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(heads.from_bytes(data).module(features), head(features), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("length", [0x0280, 0x0480, 0x0580, int.from_bytes(b"PK", "little")])

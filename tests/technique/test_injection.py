@@ -154,9 +154,12 @@ def test_at_qwens_sizes_the_head_is_small() -> None:
     assert sum(parameter.numel() for parameter in head.parameters()) < 0.7e6
 
 
-def test_a_rank_that_heads_cannot_share_is_refused() -> None:
+def test_a_form_that_makes_no_head_is_refused() -> None:
     with pytest.raises(ValueError, match="rank 10"):
-        InjectionHead(HeadConfig(8, 1, 8, rank=10))
+        HeadConfig(8, 1, 8, rank=10)
+    for size in (0, -1, 2.5, "8"):
+        with pytest.raises(ValueError, match="slots is"):
+            HeadConfig(8, 1, 8, slots=size)  # type: ignore[arg-type]
 
 
 # -- objectives ---------------------------------------------------------------------------------

@@ -50,4 +50,6 @@ def to_bytes(head: Head) -> bytes:
 
 def from_bytes(data: bytes, name: str = "head") -> Head:
     """A head from the bytes of its file. Raises InvalidInput, which names `name`, for anything else."""
-    return Head(*HEAD.from_bytes(data, name))
+    module, about, training = HEAD.from_bytes(data, name)
+    # Features come in float32, whatever type the head was stored in.
+    return Head(module.float(), about, training)

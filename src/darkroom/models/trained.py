@@ -40,10 +40,11 @@ class Kind(Generic[ModuleT]):
     make: Callable[[dict[str, Any]], ModuleT]
 
     def to_bytes(self, module: nn.Module, form: Any, about: Mapping[str, Any], training: Mapping[str, Tensor]) -> bytes:
-        """The file of a module. form: a dataclass that `make` takes the fields of."""
+        """The file of a module, the same bytes for the same values. form: a dataclass that `make` takes the fields of.
+        """
         header = {self.key: json.dumps(asdict(form)), ABOUT: json.dumps(dict(about))}
         tensors = {**module.state_dict(), **{f"{BESIDE}{name}": value for name, value in training.items()}}
-        return save({name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}, header)
+        return _ordered(save({name: value.detach().to("cpu").contiguous() for name, value in tensors.items()}, header))
 
     def from_bytes(self, data: bytes, name: str) -> tuple[ModuleT, dict[str, Any], dict[str, Tensor]]:
         """(module, about, training's tensors). Raises InvalidInput, which names `name`, for anything else."""
@@ -69,6 +70,14 @@ class Kind(Generic[ModuleT]):
             raise InvalidInput(f"{name} has weights that are not finite: its training did not go well", field=name)
         beside = {key.removeprefix(BESIDE): value for key, value in tensors.items() if key.startswith(BESIDE)}
         return module.eval(), about, beside
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same safetensors file with its header's keys in order: the library leaves those of the metadata to chance."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
 def _opened(data: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What a head is made for, and its own size.
+    """What a head is made for, and its own size. Raises ValueError for a size below 1 or heads that share no rank.
 
     feature_width: D of the vision model. levels: feature levels per photo, the final tokens among them. text_width: H
     of the prompt's embeddings. slots: tokens that the residual stands on. rank: width in between.
@@ -35,6 +35,13 @@ class HeadConfig:
     rank: int = 64
     attention_heads: int = 4
 
+    def __post_init__(self) -> None:
+        for name, size in vars(self).items():
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} is {size!r} and must be a whole number from 1 on")
+        if self.rank % self.attention_heads:
+            raise ValueError(f"rank {self.rank} is no multiple of {self.attention_heads} attention heads")
+
 
 class InjectionHead(nn.Module):
     """Features of one person's photos -> residual [slots, H].
@@ -46,8 +53,6 @@ class InjectionHead(nn.Module):
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        if config.rank % config.attention_heads:
-            raise ValueError(f"rank {config.rank} is no multiple of {config.attention_heads} attention heads")
         self.config = config
         rank = config.rank
         self.down = nn.Linear(config.feature_width, rank)
