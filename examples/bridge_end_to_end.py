@@ -9,9 +9,8 @@ models; DARKROOM_PROFILE, DARKROOM_VISION_MODEL and DARKROOM_EDIT_MODEL choose o
 import sys
 from pathlib import Path
 
-from PIL import Image
-
-from darkroom.media import labelled_grid, to_uint8
+from darkroom.jobs import Limits
+from darkroom.media import decode_image, labelled_grid, to_uint8
 from darkroom.media.heat import heat_map
 from darkroom.models.bridge import Bridge, from_bytes, untrained
 from darkroom.models.enhanced import EnhancedEditor, Sampling, form_for
@@ -32,15 +31,17 @@ def main(weights: Path | None, picture: Path, prompt: str, result: Path) -> None
         from_bytes(weights.read_bytes()) if weights and weights.is_file() else untrained(form_for(editor, eyes))
     )
     enhanced = EnhancedEditor(editor, bridge)
-    photo = Image.open(picture).convert("RGB")
+    photo = decode_image(picture.read_bytes(), str(picture), Limits()).image
     before, after, pair = enhanced.compare(
         [photo], enhanced.sights(eyes, [photo]), prompt, Sampling(true_cfg_scale=1.0), [1]
     )
-    sheet, labels = [to_uint8(before[0]), to_uint8(after[0])], ["baseline", "enhanced"]
+    results = [to_uint8(before[0]), to_uint8(after[0])]
+    seen = photo.resize(results[0].size)
+    sheet, labels = [seen, *results], ["seen", "baseline", "enhanced"]
     if pair.attention[0] is not None:
-        weights_of_levels = pair.attention[0].numpy()
+        weights_of_levels = pair.attention[0].float().cpu().numpy()
         for number, name in enumerate(level_names(weights_of_levels.shape[-1])):
-            sheet.append(heat_map(sheet[0], weights_of_levels[..., number]))
+            sheet.append(heat_map(seen, weights_of_levels[..., number]))
             labels.append(name)
     labelled_grid([sheet], column_labels=labels).save(result)
     print(f"{'untrained' if bridge.is_identity else 'trained'} bridge, {pair.enhanced.visual.bridged} tokens bridged")

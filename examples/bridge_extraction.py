@@ -8,6 +8,8 @@ Runs on the pocket models; DARKROOM_PROFILE, DARKROOM_VISION_MODEL and DARKROOM_
 import sys
 from pathlib import Path
 
+from darkroom.jobs import Limits
+from darkroom.media import decode_image
 from darkroom.models.shelf import Shelf, read_card
 from darkroom.models.specs import resolve
 from darkroom.models.vision_report import extraction
@@ -18,7 +20,8 @@ PHOTO = Path(__file__).parent / "photo.jpg"
 
 def main(picture: Path) -> None:
     """Print both models' features in numbers."""
-    report = extraction(Shelf(resolve(Settings(), read_card())), picture)
+    photo = decode_image(picture.read_bytes(), str(picture), Limits()).image
+    report = extraction(Shelf(resolve(Settings(), read_card())), photo)
     for side in ("extractor", "baseline"):
         found = report[side]
         print(f"{side}: {found['tokens']} tokens on a grid of {found['grid'][0]} × {found['grid'][1]}")

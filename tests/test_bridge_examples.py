@@ -43,7 +43,7 @@ def test_end_to_end_makes_a_sheet(vision_folder: Path, family: Path, tmp_path: P
     said = run("bridge_end_to_end.py", vision_folder, family, "bridge.safetensors", cwd=tmp_path)
     assert "trained bridge, 16 tokens bridged" in said
     with Image.open(tmp_path / "bridge_end_to_end.png") as sheet:
-        assert sheet.width > 5 * 128
+        assert sheet.width > 6 * 128
 
 
 def test_extract_as_a_command(
@@ -60,6 +60,11 @@ def test_extract_as_a_command(
     assert list(report["extractor"]["features"]) == ["early", "mid", "late", "final"]
     missing = CliRunner().invoke(app, ["bridge", "extract", str(tmp_path / "none.png")])
     assert missing.exit_code == 2
+    for size in ((1, 1), (20_000, 1)):
+        Image.new("RGB", size).save(tmp_path / "thin.png")
+        thin = CliRunner().invoke(app, ["bridge", "extract", str(tmp_path / "thin.png")])
+        assert thin.exit_code == 2
+        assert "thin.png has" in thin.output.replace("\n", "")
 
 
 def test_a_bridge_is_trained_and_compared_in_this_process(

@@ -201,13 +201,16 @@ def extract(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the report as JSON.")] = None,
 ) -> None:
     """What Qwen3-VL and the editor's Qwen2.5-VL see of a picture, in numbers; in this process."""
+    from darkroom.jobs import Limits
+    from darkroom.media import decode_image
     from darkroom.models.shelf import Shelf, read_card
     from darkroom.models.specs import resolve
     from darkroom.models.vision_report import extraction
     from darkroom.settings import Settings
 
     with told():
-        report = extraction(Shelf(resolve(Settings(), read_card())), image, prompt)
+        picture = decode_image(image.read_bytes(), str(image), Limits()).image
+        report = extraction(Shelf(resolve(Settings(), read_card())), picture, prompt)
     text = json.dumps(report, indent=2)
     if out is not None:
         out.write_text(text + "\n")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
-import PIL.Image
+from PIL.Image import Image
 from torch import Tensor
 
 from darkroom.models.enhanced import form_for, sight_grid
@@ -67,13 +66,11 @@ def mib(tensors: list[Tensor]) -> float:
     return round(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2**20, 4)
 
 
-def extraction(shelf: Shelf, path: Path, prompt: str | None = None) -> dict[str, Any]:
-    """The cache report of one picture by a shelf's vision model and editor, with the seconds of each stage.
+def extraction(shelf: Shelf, picture: Image, prompt: str | None = None) -> dict[str, Any]:
+    """The cache report of one RGB picture by a shelf's vision model and editor, with the seconds of each stage.
 
-    Raises ValueError for what is no picture, ModelNotReady.
+    Raises ModelNotReady.
     """
-    with PIL.Image.open(path) as opened:
-        picture = opened.convert("RGB")
     marks = [("", time.perf_counter())]
 
     def done(stage: str) -> None:
