@@ -12,17 +12,20 @@ from darkroom.models import compiling, lora
 from darkroom.models.compiling import CompileCache, key
 from darkroom.models.forward import Forward
 from darkroom.models.levers import Levers
+from darkroom.models.precision import quantise
 from tests.models.test_lean import inputs, transformer
 
 
-def test_the_file_is_named_by_torch_chip_and_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_named_by_torch_chip_shapes_and_storage(monkeypatch: pytest.MonkeyPatch) -> None:
     model = transformer(zero_cond_t=True)
     names = {key(model), key(transformer(zero_cond_t=False)), key(model.to(torch.bfloat16))}
     monkeypatch.setattr(compiling, "_triton", lambda: "another")
     names.add(key(model))
     monkeypatch.setattr(compiling, "chip", lambda _: "another")
     names.add(key(model))
-    assert len(names) == 5
+    names |= {key(quantise(transformer(zero_cond_t=True), "transformer", name)) for name in ("fp8", "int8")}
+    assert len(names) == 7
+    monkeypatch.undo()
     assert key(transformer(zero_cond_t=True).bfloat16()) in names
 
 

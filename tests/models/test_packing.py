@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import signal
 import struct
@@ -426,6 +427,19 @@ def test_a_disk_that_is_too_small_is_seen_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
     with pytest.raises(ModelNotReady, match=r"takes 0\.\d\d GB and .* has 0\.00 GB free"):
         packed(family, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_while_it_is_written_says_so_and_gets_its_room_back(
+    family: Path, tmp_path: Path
+) -> None:
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(ModelNotReady, match="is full; free some space"):
+            packed(family, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     assert not list(tmp_path.iterdir())
 
 

@@ -18,7 +18,9 @@ DIGEST_BYTES = 32
 
 
 class CompileCache:
-    """One file per kind of worker: torch, Triton, chip and the transformer's shapes; other lengths share it.
+    """One file per kind of worker: torch, Triton, chip, the transformer's shapes and how its matrices are stored.
+
+    Pictures and prompts of other lengths share it.
 
     The folder is trusted like the weights beside it, since it holds code. A damaged file is ignored and written anew.
     """
@@ -64,7 +66,7 @@ def key(transformer: Any) -> str:
     config = transformer.config
     shapes = (
         config.num_attention_heads, config.attention_head_dim, config.joint_attention_dim, config.zero_cond_t,
-        str(transformer.img_in.bias.dtype),
+        str(transformer.img_in.bias.dtype), type(transformer.transformer_blocks[0].attn.to_q.weight).__name__,
     )  # fmt: skip
     named = repr((torch.__version__, _triton(), chip(transformer.device), shapes))
     return hashlib.sha256(named.encode()).hexdigest()[:32]

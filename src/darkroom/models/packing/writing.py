@@ -32,6 +32,9 @@ from darkroom.models.weights import verify as verify_source
 SHARD_BYTES = 2**30
 """About what one file holds: files are read side by side, and each is held in memory while it is written."""
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""How a disk says that it takes no more: it is full, or this user's part of it is, or one file is too long."""
+
 SECTION = {"host": "embeddings", "modulation": "modulation"}
 """Sections that are not named for their part."""
 
@@ -206,6 +209,8 @@ def _copy_small(source: Path, parts: Sequence[str], folder: Path) -> list[File]:
 @contextmanager
 def _partial(out: Path) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` when the block ends well; one process at a time writes there."""
+    from safetensors import SafetensorError
+
     partial = out.with_name(out.name + PARTIAL)
     try:
         partial.mkdir(parents=True, exist_ok=True)
@@ -214,11 +219,18 @@ def _partial(out: Path) -> Iterator[Path]:
             if out.is_dir():
                 out.rmdir()
             partial.rename(out)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (OSError, SafetensorError) as error:
+        if _is_full(error):
             shutil.rmtree(partial, ignore_errors=True)
             raise ModelNotReady(f"the disk of {out} is full; free some space and pack again") from error
         raise
+
+
+def _is_full(error: Exception) -> bool:
+    """safetensors wraps the system's error and leaves its number in the text."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(f"(os error {number})" in str(error) for number in FULL)
 
 
 @contextmanager
