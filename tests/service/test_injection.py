@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import io
@@ -19,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
 
 from darkroom.models import captions, heads
 from darkroom.models.heads import Head
@@ -29,6 +29,7 @@ from darkroom.models.specs import ModelSpec
 from darkroom.pocket.world.portraits import draw_portrait
 from darkroom.service import Service
 from darkroom.technique.injection import HeadConfig
+from darkroom.workers.injection.training import Trainer
 from tests.fakes.s3 import S3Server
 from tests.service.conftest import MakeService, bucket_settings, data_uri, stored
 
@@ -57,9 +58,9 @@ def zipped(files: dict[str, bytes], folders: tuple[str, ...] = ()) -> str:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for folder in folders:
-            archive.mkdir(folder)
+            archive.writestr(zipfile.ZipInfo(f"{folder}/"), b"")
         for name, data in files.items():
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data)  # without the time, by which requests would differ
     return data_uri(buffer.getvalue(), "application/zip")
 
 
@@ -285,44 +286,66 @@ async def test_the_loss_falls_and_only_the_head_learns(service: Service, seeing:
     assert not any(value.requires_grad for value in editor.transformer.parameters())
 
 
-async def test_a_training_taken_over_ends_as_an_undisturbed_one(service: Service, tmp_path: Path) -> None:
+def failing_in_epoch(number: int, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], Tensor]) -> None:
+    """The second batch of that epoch ends as `fail` does."""
+    real, calls = Trainer._loss, [0]
+
+    def loss(self: Trainer, *args: Any) -> Tensor:
+        calls[0] += self.course.epoch == number - 1
+        return fail() if calls[0] == 2 else real(self, *args)
+
+    monkeypatch.setattr(Trainer, "_loss", loss)
+
+
+def full() -> Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+async def test_a_training_taken_over_ends_as_an_undisturbed_one(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off in the middle of an epoch, and of gradients that are being gathered."""
     whole = train_job("whole", objective="both", epochs=3, gradient_accumulation=3)
     await service.handle(whole)
     job = {**whole, "id": "cut"}
-    reached = asyncio.Event()
-
-    async def send(payload: dict[str, Any]) -> None:
-        if payload.get("file", {}).get("epoch") == 1:
-            reached.set()
-
-    task = asyncio.create_task(service.handle(job, send))
-    await asyncio.wait([task, asyncio.create_task(reached.wait())], return_when=asyncio.FIRST_COMPLETED)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    with monkeypatch.context() as patch:
+        failing_in_epoch(2, patch, full)
+        assert "error" in await service.handle(job)
     assert heads.from_bytes(read(tmp_path, "cut/checkpoints/head.safetensors")).training
     reply = await service.handle(job)
-    assert any("went on after epoch" in warning for warning in reply["warnings"])
+    assert any("went on after epoch 1" in warning for warning in reply["warnings"])
     assert read(tmp_path, "cut/checkpoints/head.safetensors") == read(tmp_path, "whole/checkpoints/head.safetensors")
     assert read(tmp_path, "cut/report.json") == read(tmp_path, "whole/report.json")
 
 
-async def test_out_of_memory_names_the_batch_and_keeps_the_checkpoint(
+async def test_a_training_whose_checkpoint_cannot_be_read_begins_anew_and_says_so(
     service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from darkroom.workers.injection.training import Trainer
+    job = train_job()
+    with monkeypatch.context() as patch:
+        failing_in_epoch(2, patch, full)
+        await service.handle(job)
+    (tmp_path / "store/train/checkpoints/head.safetensors").write_bytes(b"damaged")
+    reply = await service.handle(job)
+    assert any("cannot be read" in warning for warning in reply["warnings"])
+    assert heads.from_bytes(read(tmp_path, "train/checkpoints/head.safetensors")).about["epochs"] == 2
 
-    real = Trainer._loss
 
-    def full(self: Trainer, *args: Any) -> Any:
-        if self.course.epoch == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, *args)
-
-    monkeypatch.setattr(Trainer, "_loss", full)
+@pytest.mark.parametrize(
+    ("fail", "code", "field", "words"),
+    [
+        (full, "OUT_OF_MEMORY", "batch_size", "batch_size 2"),
+        (lambda: torch.tensor(torch.nan, requires_grad=True), "INVALID_INPUT", "lr", "not finite in epoch 2"),
+    ],
+)
+async def test_a_training_that_fails_names_what_to_change_and_keeps_the_checkpoint(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail: Callable[[], Tensor], code: str,
+    field: str, words: str,
+) -> None:  # fmt: skip
+    failing_in_epoch(2, monkeypatch, fail)
     reply = await service.handle(train_job())
-    assert reply["code"] == "OUT_OF_MEMORY"
-    assert "batch_size 2" in reply["error"]
+    assert (reply["code"], reply["details"]["field"]) == (code, field)
+    assert words in reply["error"]
     assert "checkpoint of epoch 1 is kept" in reply["error"]
     assert reply["details"]["stored"]["keys"] == ["train/checkpoints/head.safetensors"]
     assert heads.from_bytes(read(tmp_path, "train/checkpoints/head.safetensors")).about["epochs"] == 1
@@ -336,6 +359,13 @@ def broken(files: dict[str, bytes], name: str) -> dict[str, bytes]:
 
 
 GOOD = people(2, 2)
+PICTURE = data_uri(photo(1), "image/png")
+
+
+def torch_file(content: Any, legacy: bool = False) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -365,7 +395,14 @@ async def test_a_bad_dataset_is_named(service: Service, tmp_path: Path, dataset:
     [
         ({"alphas": ["0.5"]}, "alphas[0]", "number"),
         ({"alphas": [float("nan")]}, "alphas[0]", "finite"),
+        ({"alphas": "0.5,1.0"}, "alphas", "list"),
+        ({"alphas": [True]}, "alphas[0]", "number"),
+        ({"alphas": [float("inf")]}, "alphas[0]", "finite"),
+        ({"alphas": [9.0]}, "alphas[0]", "less than or equal to 8"),
         ({"alphas": []}, "alphas", "at least 1"),
+        ({"alphas": [0.3, 0.1 + 0.2]}, "alphas", "0.3 twice"),
+        ({"gen_seeds": [1234567, 1234567]}, "gen_seeds", "1234567 twice"),
+        ({"gen_seeds": [1.5]}, "gen_seeds[0]", "integer"),
         ({"alphas": [1.0, 1.0]}, "alphas", "twice"),
         ({"alphas": [i / 10 for i in range(51)], "gen_seeds": [1, 2]}, "alphas", "102 cells"),
         ({"photos": None}, "photos", "either photos of one person or a dataset"),
@@ -380,17 +417,39 @@ async def test_a_bad_dataset_is_named(service: Service, tmp_path: Path, dataset:
         ({"head": "nowhere/head.safetensors"}, "head", "no such file"),
         ({"head": "../../etc/passwd"}, "head", "no such file"),
         ({"head": data_uri(pickle.dumps({}), "application/octet-stream")}, "head", "a pickle can run code"),
+        ({"head": data_uri(torch_file({"a": torch.ones(1)}), "application/octet-stream")}, "head", "a pickle can run"),
+        ({"head": data_uri(torch_file({}, legacy=True), "application/octet-stream")}, "head", "a pickle can run"),
         ({"head": data_uri(b"nothing", "application/octet-stream")}, "head", "no safetensors file"),
         ({"head": head_uri(replace(CONFIG, feature_width=64))}, "head", "4 levels of features of width 64"),
         ({"head": head_uri(replace(CONFIG, text_width=96))}, "head", "width 96; these models have 4 of 128 and 128"),
         ({"head": head_uri(replace(CONFIG, levels=3))}, "head", "3 levels"),
-        ({"photos": [data_uri(photo(1)[:300], "image/png")]}, "photos[0]", "damaged"),
+        ({"photos": [PICTURE, data_uri(photo(1)[:300], "image/png"), PICTURE]}, "photos[1]", "damaged"),
+        ({"other_photos": [PICTURE, data_uri(b"no picture", "image/png")]}, "other_photos[1]", "is text"),
+        ({"photos": []}, "photos", "at least 1"),
+        ({"photos": [PICTURE] * 9}, "photos", "at most 8"),
+        ({"caption": "zq " * 700}, "caption", "the limit is 1024"),
+        ({"negative_prompt": "zq " * 700, "guidance": 2.0}, "negative_prompt", "the limit is 1024"),
     ],
 )
 async def test_a_bad_sweep_is_named(service: Service, fields: dict[str, Any], field: str, words: str) -> None:
     reply = await service.handle(sweep_job(**fields))
     assert words in reply["error"]
     assert reply["details"]["field"] == field
+
+
+async def test_a_pickle_in_the_store_is_refused_too(service: Service) -> None:
+    service.store.put("job-1/head.pt", pickle.dumps({}), "application/octet-stream")
+    reply = await service.handle(sweep_job(head="job-1/head.pt"))
+    assert "a pickle can run code" in reply["error"]
+
+
+async def test_a_caption_of_a_dataset_that_is_too_long_is_named(service: Service) -> None:
+    dataset = zipped({**GOOD, "data/seed_1/caption.txt": b"zq " * 700})
+    for job in (sweep_job(photos=None, dataset=dataset, controls=False), train_job(dataset=dataset)):
+        reply = await service.handle(job)
+        assert reply["code"] == "INPUT_TOO_LARGE"
+        assert "the caption of seed_1 has" in reply["error"]
+        assert reply["details"]["field"] == "dataset"
 
 
 async def test_cells_of_all_people_count(service: Service) -> None:
@@ -420,7 +479,19 @@ async def test_a_bad_training_is_named(service: Service, fields: dict[str, Any],
 
 async def test_a_profile_without_a_head_says_where_one_comes_from(service: Service) -> None:
     reply = await service.handle(sweep_job(head=None))
+    assert reply["code"] == "INVALID_INPUT"
+    assert reply["details"]["field"] == "head"
     assert "train one with injection_train" in reply["error"]
+
+
+async def test_where_adherence_is_not_known_the_reply_says_that_best_alpha_goes_without(service: Service) -> None:
+    cases = [({"controls": False}, "prompt alone was not made"), ({"base_prompt": "~ID~"}, "names nothing")]
+    for fields, words in cases:
+        reply = await service.handle(sweep_job(**fields))
+        assert any("similarity alone" in said and words in said for said in reply["warnings"])
+        assert reply["people"]["photo"]["best_alpha"] == 1.0
+    reply = await service.handle(sweep_job("judged"))
+    assert not any("similarity alone" in said for said in reply["warnings"])
 
 
 async def test_a_reply_as_data_holds_the_cells(service: Service) -> None:

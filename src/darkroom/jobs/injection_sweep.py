@@ -34,7 +34,8 @@ class InjectionSweep(PhotoFit):
     """Make pictures of people at every strength (alphas) and seed (gen_seeds), with controls and curves.
 
     photos: all of one person; or dataset: a zip, or an s3:// prefix, of `seed_*` directories with `photo_view_*.png`.
-    head: a checkpoint of injection_train: its key in the worker's store, or an address; None is the profile's own.
+    head: a checkpoint of injection_train: its key in the worker's store, or an address; None is the profile's own,
+    where one is shipped.
     alphas: strengths; 0 is the prompt alone. photo_fit: "crop" takes the middle square at `photo_pixels` of area,
     "budget" the whole photo at its own aspect. controls: also the prompt alone, a random residual, and that of another
     person, where there is one: `other_photos`, or the dataset's next. caption: what the person looks like, as a
@@ -64,10 +65,12 @@ class InjectionSweep(PhotoFit):
 
     @field_validator("alphas", "gen_seeds")
     @classmethod
-    def _each_once(cls, values: list[float] | None) -> list[float] | None:
-        for value in values or []:
-            if (values or []).count(value) > 1:
-                raise ValueError(f"holds {value:g} twice")
+    def _each_once(cls, values: list[float] | list[int] | None) -> list[float] | list[int] | None:
+        # As files are named: two strengths that read the same would be one file.
+        names = [f"{value:g}" if isinstance(value, float) else str(value) for value in values or []]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"holds {name} twice")
         return values
 
     @field_validator("height", "width", "steps")
@@ -118,7 +121,7 @@ class InjectionSweep(PhotoFit):
             )
 
     def sources(self) -> dict[str, str]:
-        """The photos to fetch, keyed as errors name them, and a head that comes by address."""
+        """The photos to fetch, keyed as errors name them."""
         found = {f"photos[{i}]": address for i, address in enumerate(self.photos or [])}
         return found | {f"other_photos[{i}]": address for i, address in enumerate(self.other_photos)}
 

@@ -27,7 +27,7 @@ from darkroom.models.slots import placeholder
 from darkroom.models.vision import VisionExtractor
 from darkroom.technique.injection import own_alpha, random_residual
 from darkroom.workers.injection.cells import BASE, CAPTION, OWN, RANDOM, WRONG, Cell, Plan, base_cells, cells_of, render
-from darkroom.workers.injection.measures import Row, best_alpha, measured, plots, summed_up
+from darkroom.workers.injection.measures import Row, best_alpha, measured, plots, summed_up, unheld
 from darkroom.workers.injection.people import NAMELESS, Subject, features, from_dataset, named
 from darkroom.workers.injection.prompting import Base, read_base, read_caption, read_negative, unknown_words
 from darkroom.workers.recipe import Desk, Progress, Recipe, Streamed, Work
@@ -103,6 +103,12 @@ def run(job: InjectionSweep, desk: Desk) -> Work:
         gathered.head.fits(eyes.hidden_size, eyes.levels + 1, editor.text_encoder.config.text_config.hidden_size)
         base = read_base(editor, plan.base_prompt, gathered.head.module.config.slots)
         negative = read_negative(editor, plan.negative_prompt, plan.guidance)
+        # Everybody's, before the first picture is made: one that is too long shall cost nothing.
+        ceilings = {
+            subject.name: read_caption(editor, base, subject.caption, subject.name)[0]
+            for subject in gathered.subjects
+            if subject.caption is not None
+        }
     warn_of_words(editor, gathered, desk)
     yield Progress("encode", 1, 1)
     # What controls are held against; without them and where nobody asked for α = 0 it would be work for nothing.
@@ -113,8 +119,7 @@ def run(job: InjectionSweep, desk: Desk) -> Work:
         if subject.name in done:
             continue
         own = {OWN: residuals[subject.name], **controls(job, gathered, residuals, number)}
-        ceiling = None if subject.caption is None else read_caption(editor, base, subject.caption)[0]
-        cells = cells_of(plan, base, own, ceiling)
+        cells = cells_of(plan, base, own, ceilings.get(subject.name))
         stage = f"{subject.name} ({number + 1} of {len(gathered.subjects)})"
         made = yield from render(cells, negative, plan, editor, desk, stage)
         cells, pictures = [*plain, *cells], [*bases, *made]
@@ -124,6 +129,8 @@ def run(job: InjectionSweep, desk: Desk) -> Work:
         about = described(subject, base, residuals[subject.name], gathered, rulers)
         done[subject.name] = {"summary": summary, **about}
         yield from files_of(subject, plan, cells, pictures, {"cells": rows, "summary": summary, **about}, done)
+    if (reason := unheld(person["summary"] for person in done.values())) is not None:
+        desk.warn(f"best_alpha goes by similarity alone: {reason}")
     cosine = sum(person["cosine"] for person in done.values()) / len(done)
     yield Streamed(lambda: Artifact("curves.png", "image/png", plots([p["summary"] for p in done.values()], cosine)))
     return {

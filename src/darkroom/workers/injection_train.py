@@ -6,6 +6,7 @@ The checkpoint is stored after every epoch; whoever takes the job over goes on a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -137,7 +138,7 @@ def lesson(
     """One person's photos as features, and what the objective needs of them beside."""
     target = None
     if job.objective in ("caption", "both") and subject.caption is not None:
-        target = target_of(read_caption(editor, base, subject.caption)[1], job.slots)
+        target = target_of(read_caption(editor, base, subject.caption, subject.name)[1], job.slots)
     wanted = subject.photos if job.objective in ("flow", "both") else ()
     latents = tuple(pack(editor.encode(pixels_of(photo, size))).float() for photo in wanted)
     return Lesson(subject.name, tuple(look.to(editor.device) for look in looks), target, latents, job.held_out)
@@ -154,24 +155,43 @@ def pixels_of(photo: Image.Image, size: tuple[int, int]) -> torch.Tensor:
 
 
 def epochs(trainer: Trainer, about: dict[str, Any], desk: Desk) -> Work:
-    """All epochs that are left. Raises OutOfMemory, which names the batch and the checkpoint that is kept."""
-    total = trainer.batches * trainer.job.epochs
+    """All epochs that are left.
+
+    Raises OutOfMemory, which names the batch, and InvalidInput for a training that diverges; both name the checkpoint
+    that is kept.
+    """
+    stored, total = trainer.course.epoch, trainer.batches * trainer.job.epochs
     try:
-        while trainer.course.epoch < trainer.job.epochs:
-            done = trainer.course.epoch * trainer.batches
+        while stored < trainer.job.epochs:
+            done = stored * trainer.batches
             for loss in desk.clock.timed("train", trainer.epoch()):
+                if not math.isfinite(loss):
+                    raise diverged(stored)
                 done += 1
-                yield Progress("train", done, total, {"loss": round(loss, 6), "epoch": trainer.course.epoch + 1})
+                yield Progress("train", done, total, {"loss": round(loss, 6), "epoch": stored + 1})
+            if not trainer.is_finite:
+                raise diverged(stored)
             yield checkpoint(trainer, about)
+            stored = trainer.course.epoch
     except torch.OutOfMemoryError as error:
-        kept = trainer.course.epoch
         raise OutOfMemory(
             f"the training does not fit the device's memory at batch_size {trainer.job.batch_size}; take a smaller one "
-            f"and more gradient_accumulation; "
-            + (f"the checkpoint of epoch {kept} is kept" if kept else "no epoch was finished"),
+            f"and more gradient_accumulation; {kept(stored)}",
             field="batch_size",
         ) from error
     return {}
+
+
+def diverged(stored: int) -> InvalidInput:
+    """The error of a training whose loss or weights are not finite in the epoch after `stored` ones."""
+    return InvalidInput(
+        f"lr: loss or weights are not finite in epoch {stored + 1}; take a smaller one; {kept(stored)}", field="lr"
+    )
+
+
+def kept(stored: int) -> str:
+    """What is left of a training that fails."""
+    return f"the checkpoint of epoch {stored} is kept" if stored else "no epoch was finished"
 
 
 def checkpoint(trainer: Trainer, about: dict[str, Any]) -> Streamed:
@@ -192,6 +212,7 @@ def resumed(job: InjectionTrain, config: HeadConfig, desk: Desk) -> Earlier | No
     try:
         head = heads.from_bytes(desk.read_stored(CHECKPOINT), CHECKPOINT)
     except (KeyError, FetchFailed, InvalidInput):
+        desk.warn("the checkpoint of an earlier try of this job cannot be read; the training begins anew")
         return None
     course = Course(**stored.record)
     unfinished = course.epoch < job.epochs

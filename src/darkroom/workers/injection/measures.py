@@ -56,7 +56,10 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 
 def best_alpha(summary: Sequence[Row], floor: float = 0.9) -> float | None:
-    """The strength of the greatest similarity among those that keep `floor` of the base's adherence."""
+    """The strength of the greatest similarity among those that keep `floor` of the base's adherence.
+
+    Where that is not known (`unheld`) similarity alone decides.
+    """
     base = next((row["adherence"] for row in summary if row["kind"] == BASE), None)
     kept = [
         row
@@ -64,6 +67,16 @@ def best_alpha(summary: Sequence[Row], floor: float = 0.9) -> float | None:
         if row["kind"] == OWN and (base is None or row["adherence"] is None or row["adherence"] >= floor * base)
     ]
     return max(kept, key=lambda row: row["similarity"])["alpha"] if kept else None
+
+
+def unheld(summaries: Iterable[Sequence[Row]]) -> str | None:
+    """Why adherence has no say in `best_alpha`; None where it has."""
+    bases = [row for summary in summaries for row in summary if row["kind"] == BASE]
+    if not bases:
+        return "the prompt alone was not made; controls, or 0 among the alphas, would have it made"
+    if all(row["adherence"] is None for row in bases):
+        return "base_prompt names nothing, beside the person, that the ruler could find in a picture"
+    return None
 
 
 def plots(summaries: Sequence[Sequence[Row]], cosine: float) -> bytes:

@@ -14,6 +14,7 @@ from darkroom.models.editor import Editor
 from darkroom.models.sight import PromptTooLong
 from darkroom.models.slots import Slotted, placeholder, slot_places
 from darkroom.technique.injection import inject
+from darkroom.workers.injection.people import NAMELESS
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,18 @@ def read_base(editor: Editor, prompt: str, slots: int) -> Base:
     return Base(slotted, text, embeds, places, editor.transformer.txt_norm.weight.detach().float())
 
 
-def read_caption(editor: Editor, base: Base, caption: str) -> tuple[Tensor, Tensor]:
-    """The prompt with the caption in the slots' place: embeddings [L, H], and those of the caption [M, H]."""
+def read_caption(editor: Editor, base: Base, caption: str, name: str) -> tuple[Tensor, Tensor]:
+    """The prompt with the caption in the slots' place: embeddings [L, H], and those of the caption [M, H].
+
+    name: whose caption it is. Raises InputTooLarge.
+    """
     try:
         embeds = generation.embed(editor, base.prompt.text(caption))
         places = base.prompt.places(editor, caption)
     except PromptTooLong as error:
-        raise InputTooLarge(f"caption {error}", field="caption") from error
+        field = "caption" if name == NAMELESS else "dataset"
+        whose = "caption" if name == NAMELESS else f"dataset: the prompt with the caption of {name}"
+        raise InputTooLarge(f"{whose} {error}", field=field) from error
     return embeds, embeds[torch.tensor(places, device=embeds.device)].float()
 
 

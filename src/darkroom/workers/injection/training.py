@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,6 +103,12 @@ class Trainer:
     def batches(self) -> int:
         """Batches of an epoch."""
         return -(-sum(len(lesson.views) for lesson in self.lessons) // self.job.batch_size)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the head's weights and its last validation are numbers that can go on."""
+        last = self.course.validation[-1:] or [None]
+        return all(bool(value.isfinite().all()) for value in self.module.parameters()) and math.isfinite(last[0] or 0.0)
 
     def epoch(self) -> Iterator[float]:
         """One pass over all photos; yields each batch's loss, and validates at the end."""
