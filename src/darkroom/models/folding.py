@@ -231,23 +231,11 @@ def detach(transformer: Any, fingerprint: str | None = None) -> Detached:
     return _replaced(transformer, Detached(transformer, kept.__getitem__, fingerprint))
 
 
-def from_file(transformer: Any, path: Path, fingerprint: str | None) -> Detached:
-    """Leave the modulation weights in a safetensors file, under the names of the state dict.
+def from_reader(transformer: Any, read: Callable[[str], Tensor], fingerprint: str | None) -> Detached:
+    """Leave the modulation weights wherever they lie: `read` gives a parameter by its name in the state dict.
 
     They are read block by block when a table is computed; the module's own, if it has any, are dropped.
     """
-    from safetensors import safe_open
-
-    def read(name: str) -> Tensor:
-        with safe_open(path, "pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-            return tensor
-
-    return from_reader(transformer, read, fingerprint)
-
-
-def from_reader(transformer: Any, read: Callable[[str], Tensor], fingerprint: str | None) -> Detached:
-    """As `from_file`, for weights that lie anywhere: `read` gives a parameter by its name in the state dict."""
     return _replaced(transformer, Detached(transformer, read, fingerprint))
 
 

@@ -24,7 +24,6 @@ from darkroom.bench.gpu.family import empty, processor_of, random_part, random_v
 from darkroom.bench.gpu.size import Size
 from darkroom.models import packing
 from darkroom.models.packing.manifest import FORMAT, File, Manifest, Source
-from darkroom.models.packing.measuring import forget
 from darkroom.models.packing.writing import _settled
 from darkroom.models.parts import LOADERS
 from darkroom.models.placement import PARTS, Place, place, shapes
@@ -81,6 +80,15 @@ def bytes_of(size: Size, precision: Precision, left_out: tuple[Place, ...] = ())
     )
 
 
+def _forget(folder: Path) -> None:
+    """Ask the kernel to drop a folder's files from its page cache, so that the next read comes from the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def _one(
     folder: Path, write: Callable[[Path], Mapping[str, Tensor]], load: Callable[[Path], dict[str, Any]], runs: int
 ) -> dict[str, Any]:
@@ -91,7 +99,7 @@ def _one(
     files = list(folder.rglob("*.safetensors"))
     device, seconds, equal = next(iter(expected.values())).device, list[float](), True
     for _ in range(runs):
-        forget(folder)
+        _forget(folder)
         taken, parts = once(lambda: load(folder), device)
         seconds.append(taken)
         equal &= all(torch.equal(parts["transformer"].get_parameter(name), value) for name, value in expected.items())

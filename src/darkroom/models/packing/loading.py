@@ -36,31 +36,21 @@ class Loading:
         return {part: future.result() for part, future in self.parts.items()}
 
 
-def load(
-    folder: Path,
-    devices: Mapping[str, torch.device],
-    *,
-    folded: bool = True,
-    checked: bool = True,
-    readers: int = READERS,
-) -> Loading:
+def load(folder: Path, devices: Mapping[str, torch.device], *, folded: bool = True) -> Loading:
     """Start to read parts of an artifact onto their devices, in the order in which an edit needs them.
 
     folded: leave the modulation weights, a third of the transformer, in their files, from which tables are made.
-    checked: compare every file's CRC-32 while it passes. Returns at once but for the modules' skeletons; parts are in
+    Every file's CRC-32 is compared while it passes. Returns at once but for the modules' skeletons; parts are in
     evaluation mode. Raises ModelNotReady for a damaged manifest or configuration; each part's future raises it for
     damaged files.
     """
     manifest = read_manifest(folder)
     wanted = [part for part in PARTS if part in devices]
-    reading = ThreadPoolExecutor(readers, thread_name_prefix="read")
+    reading = ThreadPoolExecutor(READERS, thread_name_prefix="read")
     assembling = ThreadPoolExecutor(len(PARTS), thread_name_prefix="assemble")
     try:
         files = {
-            part: [
-                reading.submit(stream, folder, file, devices[part], checked)
-                for file in _files(manifest, part, folded)
-            ]
+            part: [reading.submit(stream, folder, file, devices[part]) for file in _files(manifest, part, folded)]
             for part in wanted
         }
         # On this thread: a skeleton is made under a patch of torch, and meanwhile the readers read.

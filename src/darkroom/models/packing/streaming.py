@@ -31,11 +31,11 @@ _DTYPES = {
 }
 
 
-def stream(folder: Path, file: File, device: torch.device, checked: bool = True) -> dict[str, Tensor]:
+def stream(folder: Path, file: File, device: torch.device) -> dict[str, Tensor]:
     """All tensors of a safetensors file on the device, as views of one block of memory.
 
-    checked: compare the CRC-32 while the pieces pass. On CUDA the pieces go through pinned memory on a stream of
-    their own, so that reading and copying overlap. Raises ModelNotReady naming a missing or damaged file.
+    The CRC-32 is compared while the pieces pass. On CUDA the pieces go through pinned memory on a stream of their own,
+    so that reading and copying overlap. Raises ModelNotReady naming a missing or damaged file.
     """
     check_size(folder, file)
     with (folder / file.name).open("rb", buffering=0) as opened:
@@ -48,9 +48,8 @@ def stream(folder: Path, file: File, device: torch.device, checked: bool = True)
         block = torch.empty(file.bytes - 8 - len(head), dtype=torch.uint8, device=device)
         pieces = _onto_cuda(opened, block) if device.type == "cuda" else _onto_host(opened, block)
         for piece in pieces:
-            if checked:
-                checksum = zlib.crc32(piece, checksum)
-    if checked and checksum != file.crc32:
+            checksum = zlib.crc32(piece, checksum)
+    if checksum != file.crc32:
         raise damaged(folder, file)
     return _views(head, block)
 
