@@ -45,7 +45,8 @@ def _levels(said: Result) -> str:
 
 def _folded(said: Result) -> str:
     held = {name: said["levers"][name]["bytes_held"] for name in ("none", "fold")}
-    return f"{_lever('fold')(said)}; weights on a device, by their shapes, {held['none'] / 1e6:.1f} → {held['fold'] / 1e6:.1f} MB"
+    weights = f"{held['none'] / 1e6:.1f} → {held['fold'] / 1e6:.1f} MB"
+    return f"{_lever('fold')(said)}; weights on a device, by their shapes, {weights}"
 
 
 def _cached(said: Result) -> str:
