@@ -36,6 +36,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PHASES = ("queue", "load", "fetch", "encode", "denoise", "decode", "upload")
+RARE_PHASES = ("describe", "train", "judge")
+"""Told where they happen."""
 IO_THREADS = 8
 
 
@@ -285,7 +287,8 @@ class Service:
         }
 
     def _timings(self, ticket: Ticket) -> dict[str, Any]:
-        return {"cold": ticket.cold, **ticket.clock.report(*PHASES)}
+        rare = (name for name in RARE_PHASES if name in ticket.clock.seconds)
+        return {"cold": ticket.cold, **ticket.clock.report(*PHASES, *rare)}
 
     @property
     def _interval(self) -> float:

@@ -127,6 +127,24 @@ async def test_the_baseline_is_image_edits_own_picture(make_service: MakeService
     assert np.array_equal(pixels(tmp_path, "baseline_0000.png"), pixels(tmp_path, "image_0000.png", "plain"))
 
 
+async def test_however_the_vision_model_is_loaded_the_baseline_is_the_same(
+    make_service: MakeService, tmp_path: Path
+) -> None:
+    """And so is the enhanced picture, but for 8 bits, whose sight is another and is kept apart."""
+    keep(tmp_path, opened())
+    service = make_service()
+    made: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for loading in ("auto", "sequential", "8bit", "offload"):
+        reply = await service.handle(compare_job(loading, bridge=KEY, loading=loading))
+        assert "error" not in reply, reply
+        made[loading] = [pixels(tmp_path, f"{side}_0000.png", loading) for side in SIDES]
+        report = json.loads((tmp_path / "store" / loading / "report.json").read_text())
+        assert report["extractor"]["precision"] == ("fp8_storage" if loading == "8bit" else "float32")
+    assert all(np.array_equal(sides[0], made["auto"][0]) for sides in made.values())
+    same = {loading for loading, sides in made.items() if np.array_equal(sides[1], made["auto"][1])}
+    assert same == {"auto", "sequential", "offload"}
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "words"),
     [
@@ -163,12 +181,13 @@ async def test_a_bad_bridge_is_named(make_service: MakeService, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 1)])
-async def test_a_picture_of_no_shape_is_refused(make_service: MakeService, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("field", ["images", "sight_images"])
+async def test_a_picture_of_no_shape_is_refused(make_service: MakeService, size: tuple[int, int], field: str) -> None:
     file = io.BytesIO()
     Image.new("RGB", size).save(file, "png")
-    reply = await make_service().handle(compare_job(images=[data_uri(file.getvalue(), "image/png")]))
-    assert reply["code"] in ("INVALID_INPUT", "INPUT_TOO_LARGE")
-    assert "images[0]" in reply["error"]
+    reply = await make_service().handle(compare_job(**{field: [data_uri(file.getvalue(), "image/png")]}))
+    assert reply["code"] == "INVALID_INPUT", reply
+    assert f"{field}[0] has {size[0]} × {size[1]} pixels" in reply["error"]
 
 
 async def test_a_bridge_that_does_not_reach_the_model_fails_the_job(

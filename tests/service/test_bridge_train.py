@@ -61,6 +61,7 @@ async def test_a_bridge_is_trained_stored_and_taken_by_a_comparison(make_service
     bridge = from_bytes((tmp_path / "store" / KEY).read_bytes())
     assert not bridge.is_identity
     assert not bridge.training
+    assert 0 < reply["timings"]["train_ms"] < reply["timings"]["total_ms"]
     assert reply["bridge"]["parameters"] == report["parameters"]
     compared = await service.handle(compare_job("job-2", bridge=KEY))
     assert compared["bridge"]["state"] == "trained"

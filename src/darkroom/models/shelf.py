@@ -40,6 +40,8 @@ from darkroom.models.weights import fingerprint, locate, verify, vocabulary
 log = logging.getLogger(__name__)
 
 GIB = 2**30
+EIGHT_BITS: Precision = "fp8_storage"
+"""How a vision model is stored that a job wants in 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Shelf:
         language: with the language model behind the tower, to read prompts. eight_bit: stored in 8 bits, whatever the
         profile says. visiting: on the device only while it looks, as all parts are where the profile offloads.
         """
-        form = (language, "fp8_storage" if eight_bit else self.profile.precision, visiting)
+        form: tuple[bool, Precision, bool] = (language, EIGHT_BITS if eight_bit else self.profile.precision, visiting)
         kept = self._vision
         if kept is None or kept[0][1:] != form[1:] or language > kept[0][0]:
             self.evict("vision")

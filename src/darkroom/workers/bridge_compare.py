@@ -28,7 +28,7 @@ from darkroom.models.sight import PromptTooLong
 from darkroom.models.vision import Sight
 from darkroom.models.vision_report import cache_report, level_names
 from darkroom.technique.bridge import parameters_of
-from darkroom.workers.bridging.opening import Extractor, grids, look, open_vision, settled, stored_bridge
+from darkroom.workers.bridging.opening import Extractor, grids, look, open_vision, settled, stored_bridge, vision_told
 from darkroom.workers.bridging.stages import Stages
 from darkroom.workers.pictures.asked import advise, gather_loras, plan, warn_of_words
 from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Unencoded, Work
@@ -90,7 +90,7 @@ def run(job: BridgeCompare, desk: Desk) -> Work:
             cases.append(told(case, seed + case, job, made, sights[case], enhanced))
     report = {
         "bridge": described(enhanced.bridge),
-        "extractor": {**asdict(extractor), **desk.shelf.identity("vision"), "loading": job.loading},
+        "extractor": {**asdict(extractor), **vision_told(job, desk)},
         "alignment": job.alignment,
         "cases": cases,
         **stages.report(),

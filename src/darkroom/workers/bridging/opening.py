@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL.Image import Image
 
@@ -14,6 +15,7 @@ from darkroom.models.bridge import Bridge, from_bytes, untrained
 from darkroom.models.editor import Editor
 from darkroom.models.enhanced import sight_grid
 from darkroom.models.parts import load_processor
+from darkroom.models.shelf import EIGHT_BITS
 from darkroom.models.vision import Grid, Sight, VisionExtractor
 from darkroom.models.weights import locate
 from darkroom.technique.bridge import BridgeConfig
@@ -51,6 +53,12 @@ def open_vision(job: BridgeCompare | BridgeTrain, desk: Desk) -> VisionExtractor
     """The vision model in the form that the job asks for."""
     language, eight_bit = job.extractor_prompt is not None, job.loading == "8bit"
     return desk.shelf.vision(language=language, eight_bit=eight_bit, visiting=job.loading == "offload")
+
+
+def vision_told(job: BridgeCompare, desk: Desk) -> dict[str, Any]:
+    """Which vision model it was and in which form, for the report."""
+    stored = {"precision": EIGHT_BITS} if job.loading == "8bit" else {}
+    return {**desk.shelf.identity("vision"), **stored, "loading": job.loading}
 
 
 def grids(pictures: Sequence[Image], desk: Desk) -> list[Grid]:
