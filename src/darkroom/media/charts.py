@@ -9,7 +9,7 @@ from io import BytesIO
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart over whole numbers. curves: label -> (x values, y values)."""
+    """One chart. curves: label -> (x values, y values)."""
 
     title: str
     x_label: str
@@ -30,7 +30,8 @@ def line_charts(panels: Sequence[Panel], columns: int = 2) -> bytes:
         axes.set_title(panel.title, fontsize=10)
         axes.set_xlabel(panel.x_label, fontsize=8)
         axes.tick_params(labelsize=8)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if all(float(value).is_integer() for x, _ in panel.curves.values() for value in x):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         for label, (x, y) in panel.curves.items():
             axes.plot(x, y, label=label, marker="o" if len(x) < 30 else None, markersize=3, linewidth=1.2)
