@@ -298,6 +298,11 @@ def test_a_manifest_that_does_not_fit_says_what_to_do(
         Shelf(with_model(profile, folder)).editor("edit")
 
 
+def test_a_folder_that_is_no_artifact_is_not_called_a_damaged_one(family: Path) -> None:
+    with pytest.raises(ModelNotReady, match=rf"{family.name} is no packed artifact.*{MANIFEST}"):
+        packing.verify(family)
+
+
 def test_an_artifact_of_another_precision_says_how_to_pack_for_this_worker(profile: Profile, artifact: Path) -> None:
     with pytest.raises(ModelNotReady, match=r"--profile pocket.*DARKROOM_PRECISION=float32"):
         Shelf(with_model(profile, artifact, "bf16")).editor("edit")

@@ -39,7 +39,7 @@ class Journal:
     def __init__(self, folder: Path, made_from: Mapping[str, str], tell: Tell) -> None:
         self._path = folder / JOURNAL
         self.finished = _found(folder, made_from, tell)
-        _remove_others(folder, {one.file.name for one in self.finished})
+        _remove_others(folder, {JOURNAL, *(one.file.name for one in self.finished)})
         beside = self._path.with_suffix(".new")
         beside.write_text("".join(f"{line}\n" for line in (json.dumps(made_from), *map(_line, self.finished))))
         beside.replace(self._path)

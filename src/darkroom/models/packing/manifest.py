@@ -83,7 +83,9 @@ def is_packed(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises ModelNotReady for a manifest that is unreadable or of another format, and says what to do."""
+    """Raises ModelNotReady for a manifest that is missing, unreadable or of another format, and says what to do."""
+    if not is_packed(folder):
+        raise ModelNotReady(f"{folder.name} is no packed artifact, or one that was never finished: no {MANIFEST}")
     try:
         content = json.loads((folder / MANIFEST).read_text())
         version = content["format"]
