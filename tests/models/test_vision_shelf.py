@@ -15,7 +15,7 @@ from darkroom.models.residency import Visiting
 from darkroom.models.shelf import Shelf
 from darkroom.models.specs import ModelSpec, Profile
 from darkroom.models.towers import outputs_of
-from darkroom.models.vision import expected_bytes, load_model
+from darkroom.models.vision import VisionExtractor, expected_bytes, load_model
 
 
 @pytest.fixture
@@ -81,3 +81,17 @@ def test_a_visitor_sees_the_same(shelf: Shelf, photo: Image.Image) -> None:
     resident = shelf.vision().look(photo, grid=(2, 2))
     shelf._encodings.limit_bytes = 0
     assert torch.equal(shelf.vision(visiting=True).look(photo, grid=(2, 2)).final, resident.final)
+
+
+def test_a_visitor_whose_look_fails_goes_back(vision_folder: Path, photo: Image.Image) -> None:
+    gone: list[Any] = []
+
+    class Door(Visiting):
+        def rest(self, part: Any) -> None:
+            gone.append(part)
+
+    eyes = VisionExtractor.load(vision_folder, torch.device("cpu"), language=False, residency=Door(torch.device("cpu")))
+    eyes.model.visual.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        eyes.look(photo, grid=(2, 2))
+    assert gone == [eyes.model]

@@ -150,9 +150,15 @@ class VisionExtractor:
         scale = (pixels / own) ** 0.5 / self.cell
         return max(1, round(picture.height * scale)), max(1, round(picture.width * scale))
 
-    @torch.no_grad()
     def _look(self, picture: Image, grid: Grid, prompt: str | None) -> tuple[Tensor, ...]:
-        self._residency.use(self.model)
+        try:
+            self._residency.use(self.model)
+            return self._seen(picture, grid, prompt)
+        finally:
+            self._residency.rest(self.model)
+
+    @torch.no_grad()
+    def _seen(self, picture: Image, grid: Grid, prompt: str | None) -> tuple[Tensor, ...]:
         size = (grid[1] * self.cell, grid[0] * self.cell)
         resized = picture if picture.size == size else picture.resize(size, Resampling.BICUBIC)
         inputs = self.image_processor(images=[resized], do_resize=False, return_tensors="pt")
@@ -161,7 +167,6 @@ class VisionExtractor:
         seen: Seen = self._tower.see(self.model.visual, pixels, patches)
         if prompt is not None:
             seen = read(self.model, self._ids(prompt, grid), seen, patches, self.levels)
-        self._residency.rest(self.model)
         return (*seen[0], seen[1])
 
     def _ids(self, prompt: str, grid: Grid) -> Tensor:
