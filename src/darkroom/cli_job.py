@@ -13,9 +13,7 @@ import typer
 
 from darkroom.client import Client, JobReply
 
-LocalOption = Annotated[
-    bool, typer.Option("--local", help="Without an endpoint.", rich_help_panel="In this process")
-]
+LocalOption = Annotated[bool, typer.Option("--local", help="Without an endpoint.", rich_help_panel="In this process")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the reply as JSON, for scripts.")]
 TimeoutOption = Annotated[float | None, typer.Option(help="Seconds to wait; the job itself goes on.")]
 
