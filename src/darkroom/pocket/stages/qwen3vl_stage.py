@@ -18,16 +18,12 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.muon import Muon
 from darkroom.pocket.stages.schedule import trapezoid
-from darkroom.pocket.stages.truth import NO_SHAPE, cell_means, cover
+from darkroom.pocket.stages.truth import NO_DOT, NO_SHAPE, UNASKED, mean_colours, scene_cells
 from darkroom.pocket.world.colours import NAMES
 from darkroom.pocket.world.describe import QUESTION, Described, draw_described
-from darkroom.pocket.world.shapes import SHAPES
 
 _SIDE = 4
-_NO_DOT = len(NAMES)
-_LEAST_SHARE = 0.12
-_ANSWERS = [NO_SHAPE + 1, len(NAMES), _NO_DOT + 1, 3]
-_IGNORED = -100
+_ANSWERS = [NO_SHAPE + 1, len(NAMES), NO_DOT + 1, 3]
 
 Report = Callable[[str], None]
 
@@ -136,7 +132,7 @@ def _telling(model: Qwen3VLForConditionalGeneration, seen: Any, ids: Tensor, lab
         deepstack_visual_embeds=seen.deepstack_features,
         use_cache=False,
     ).last_hidden_state
-    asked = labels[:, 1:] != _IGNORED
+    asked = labels[:, 1:] != UNASKED
     logits = model.lm_head(hidden[:, :-1][asked])
     return functional.cross_entropy(logits.float(), labels[:, 1:][asked])
 
@@ -149,7 +145,7 @@ def _told(processor: Qwen3VLProcessor, described: Sequence[Described]) -> tuple[
     longest = max(map(len, answers))
     pad = tokenizer.pad_token_id
     ids = [[*start, *answer, *[pad] * (longest - len(answer))] for answer in answers]
-    labels = [[*[_IGNORED] * len(start), *answer, *[_IGNORED] * (longest - len(answer))] for answer in answers]
+    labels = [[*[UNASKED] * len(start), *answer, *[UNASKED] * (longest - len(answer))] for answer in answers]
     return torch.tensor(ids), torch.tensor(labels)
 
 
@@ -173,32 +169,26 @@ def _seeing(described: Tensor, truths: list[Tensor]) -> Tensor:
 
 def _dots_found(logits: Tensor, truth: Tensor) -> Tensor:
     """Half of it belongs to the cells with a dot, which are one in thirty: else "none" is an answer that pays."""
-    losses = functional.cross_entropy(logits.mT, truth, ignore_index=_IGNORED, reduction="none")
-    parts = ((truth != _IGNORED) & (truth != _NO_DOT), truth == _NO_DOT)
+    losses = functional.cross_entropy(logits.mT, truth, ignore_index=UNASKED, reduction="none")
+    parts = ((truth != UNASKED) & (truth != NO_DOT), truth == NO_DOT)
     return sum(((losses * part).sum() / part.sum().clamp(min=1) for part in parts), torch.zeros(()))
 
 
 def _asked(logits: Tensor, truth: Tensor) -> Tensor:
     """Cross-entropy over the cells that have an answer; 0 where none has."""
-    losses = functional.cross_entropy(logits.mT, truth, ignore_index=_IGNORED, reduction="sum")
-    return losses / (truth != _IGNORED).sum().clamp(min=1)
+    losses = functional.cross_entropy(logits.mT, truth, ignore_index=UNASKED, reduction="sum")
+    return losses / (truth != UNASKED).sum().clamp(min=1)
 
 
 def _truth(described: Described) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Per cell: shape (or none), its colour, the colour of a dot (or none), the mean colour; of portraits the last."""
     side = described.picture.shape[0]
-    means = np.stack([cell_means(described.picture[..., c], _SIDE, _SIDE) for c in range(3)], axis=-1)
-    unknown = np.full(_SIDE * _SIDE, _IGNORED)
-    shapes, colours, dots = unknown, unknown, unknown
+    unasked = np.full(_SIDE * _SIDE, UNASKED)
+    cells = (unasked, unasked, unasked)
     if described.items is not None:
-        winner, share = cover(described.items, side, side, _SIDE, _SIDE)
-        covered = share >= _LEAST_SHARE
-        shapes = np.where(covered, np.array([SHAPES.index(i.shape) for i in described.items])[winner], NO_SHAPE)
-        colours = np.where(covered, np.array([NAMES.index(i.colour) for i in described.items])[winner], _IGNORED)
-        dots = np.full(_SIDE * _SIDE, _NO_DOT)
-        for dot in described.dots:
-            dots[int(dot.y * _SIDE / side) * _SIDE + int(dot.x * _SIDE / side)] = NAMES.index(dot.colour)
-    return torch.from_numpy(shapes), torch.from_numpy(colours), torch.from_numpy(dots), torch.from_numpy(means)
+        cells = scene_cells(described.items, described.dots, side, side, _SIDE)
+    shapes, colours, dots = map(torch.from_numpy, cells)
+    return shapes, colours, dots, torch.from_numpy(mean_colours(described.picture, _SIDE))
 
 
 def _optimizers(trained: dict[str, nn.Parameter], recipe: Qwen3VLRecipe) -> list[torch.optim.Optimizer]:

@@ -16,18 +16,14 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLProcessor
 
 from darkroom.pocket.stages.muon import Muon
 from darkroom.pocket.stages.schedule import warm_then_linear
-from darkroom.pocket.stages.truth import NO_SHAPE, cell_means, cover
+from darkroom.pocket.stages.truth import NO_DOT, NO_SHAPE, mean_colours, scene_cells
 from darkroom.pocket.world.colours import NAMES, Pixels
 from darkroom.pocket.world.marks import LARGE_DOT_RADIUS, draw_dot
 from darkroom.pocket.world.scenes import Item, Scene, draw_scene
-from darkroom.pocket.world.shapes import SHAPES
 
 _SIDE = 4
-_NO_DOT = len(NAMES)
-# A shape that covers less of a cell is not asked for.
-_LEAST_SHARE = 0.12
 # Logits of shape, colour and dot, and the mean colour's three channels.
-_ANSWERS = [NO_SHAPE + 1, len(NAMES), _NO_DOT + 1, 3]
+_ANSWERS = [NO_SHAPE + 1, len(NAMES), NO_DOT + 1, 3]
 
 Report = Callable[[str], None]
 
@@ -94,7 +90,7 @@ def _loss(described: Tensor, drawn: list[tuple[Scene, Item | None]], images: lis
     shapes, colours, dots, means = (torch.stack(parts) for parts in zip(*truths, strict=True))
     return (
         functional.cross_entropy(shape.flatten(0, 1), shapes.flatten())
-        + functional.cross_entropy(colour.flatten(0, 1), colours.flatten(), ignore_index=-1)
+        + functional.cross_entropy(colour.flatten(0, 1), colours.flatten())
         # One cell in thirty has a dot.
         + 3 * functional.cross_entropy(dot.flatten(0, 1), dots.flatten())
         + 10 * functional.mse_loss(mean, means)
@@ -102,20 +98,10 @@ def _loss(described: Tensor, drawn: list[tuple[Scene, Item | None]], images: lis
 
 
 def _truth(scene: Scene, dot: Item | None, image: Pixels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Per cell: the shape (or none), its colour (or −1), the colour of a dot (or none), the mean colour."""
-    winner, share = cover(scene.items, scene.width, scene.height, _SIDE, _SIDE)
-    kinds = np.array([SHAPES.index(item.shape) for item in scene.items])[winner]
-    names = np.array([NAMES.index(item.colour) for item in scene.items])[winner]
-    dots = np.full(_SIDE * _SIDE, _NO_DOT)
-    if dot is not None:
-        dots[int(dot.y * _SIDE / scene.height) * _SIDE + int(dot.x * _SIDE / scene.width)] = NAMES.index(dot.colour)
-    means = [cell_means(image[..., channel], _SIDE, _SIDE) for channel in range(3)]
-    return (
-        torch.from_numpy(np.where(share >= _LEAST_SHARE, kinds, NO_SHAPE)),
-        torch.from_numpy(np.where(share >= _LEAST_SHARE, names, -1)),
-        torch.from_numpy(dots),
-        torch.from_numpy(np.stack(means, axis=-1)),
-    )
+    """Per cell: the shape (or none), its colour (or UNASKED), the colour of a dot (or none), the mean colour."""
+    cells = scene_cells(scene.items, () if dot is None else (dot,), scene.width, scene.height, _SIDE)
+    shapes, colours, dots = map(torch.from_numpy, cells)
+    return shapes, colours, dots, torch.from_numpy(mean_colours(image, _SIDE))
 
 
 def _optimizers(visual: nn.Module, heads: nn.Module, recipe: SightRecipe) -> list[torch.optim.Optimizer]:

@@ -5,11 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from darkroom.pocket.world.colours import Pixels
+from darkroom.pocket.world.colours import NAMES, Pixels
 from darkroom.pocket.world.scenes import Item
 from darkroom.pocket.world.shapes import SHAPES, coverage
 
 NO_SHAPE = len(SHAPES)
+NO_DOT = len(NAMES)
+# What cross_entropy leaves out unless told otherwise.
+UNASKED = -100
+# A vision tower need not name a shape that covers less of a cell.
+_LEAST_SHARE = 0.12
 
 Labels = NDArray[np.int64]
 
@@ -36,3 +41,24 @@ def shape_cells(items: Sequence[Item], width: int, height: int, rows: int, colum
     winner, share = cover(items, width, height, rows, columns)
     shapes = np.array([SHAPES.index(item.shape) for item in items])
     return np.where(share >= least_share, shapes[winner], NO_SHAPE)
+
+
+def scene_cells(
+    items: Sequence[Item], dots: Sequence[Item], width: int, height: int, side: int
+) -> tuple[Labels, Labels, Labels]:
+    """Per cell of `side` × `side`: the shape that covers most of it or NO_SHAPE, its colour or UNASKED, a dot's colour
+    or NO_DOT; `items` must not be empty."""
+    winner, share = cover(items, width, height, side, side)
+    covered = share >= _LEAST_SHARE
+    shapes = np.array([SHAPES.index(item.shape) for item in items])[winner]
+    colours = np.array([NAMES.index(item.colour) for item in items])[winner]
+    marked = np.full(side * side, NO_DOT)
+    for dot in dots:
+        marked[int(dot.y * side / height) * side + int(dot.x * side / width)] = NAMES.index(dot.colour)
+    return np.where(covered, shapes, NO_SHAPE), np.where(covered, colours, UNASKED), marked
+
+
+def mean_colours(picture: Pixels, side: int) -> Pixels:
+    """[side · side, 3]: the mean colour of each cell of a picture [H, W, 3]."""
+    means: Pixels = np.stack([cell_means(picture[..., channel], side, side) for channel in range(3)], axis=-1)
+    return means

@@ -22,7 +22,7 @@ from darkroom.pocket.world.marks import (
 from darkroom.pocket.world.photos import crop
 from darkroom.pocket.world.phrases import DIRECTIONS, phrase
 from darkroom.pocket.world.portraits import PORTRAIT_EDITS, draw_portrait_edit
-from darkroom.pocket.world.scenes import MOVE_PIXELS, Item, Scene, draw_scene, fits, place, shows
+from darkroom.pocket.world.scenes import Item, Scene, draw_scene, fits, moved, place, shows
 from darkroom.pocket.world.shapes import SHAPES
 from darkroom.pocket.world.tones import TONES
 from darkroom.pocket.world.writing import draw_rewording, draw_writing
@@ -104,10 +104,8 @@ def _smaller(rng: np.random.Generator, scene: Scene) -> Edit | None:
 def _move(rng: np.random.Generator, scene: Scene) -> Edit | None:
     item = _any(rng, scene)
     direction = str(rng.choice(list(DIRECTIONS)))
-    step_x, step_y = DIRECTIONS[direction]
-    after = replace(item, x=item.x + step_x * MOVE_PIXELS, y=item.y + step_y * MOVE_PIXELS)
-    rest = scene.swap(item, None)
-    if not (fits(rest, after) and shows(rest, after)):
+    after = moved(scene, item, *DIRECTIONS[direction])
+    if after is None:
         return None
     return swapped("move", phrase(rng, "move", shape=item.shape, direction=direction), scene, item, after)
 

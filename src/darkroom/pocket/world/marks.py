@@ -13,7 +13,7 @@ from darkroom.pocket.world.edit import Edit, swapped
 from darkroom.pocket.world.grounds import flat
 from darkroom.pocket.world.lettering import Lettering
 from darkroom.pocket.world.phrases import DIRECTIONS, phrase
-from darkroom.pocket.world.scenes import MOVE_PIXELS, Item, Scene, draw_scene, fits, shows
+from darkroom.pocket.world.scenes import Item, Scene, draw_scene, moved, shows
 
 # The sight's pixels for one of the VAE's: marks that are read at this size are a few grey pixels at the other.
 SIGHT_SCALE = 2
@@ -65,7 +65,7 @@ def draw_move_by_dot(rng: np.random.Generator, width: int = 128, height: int = 1
     while True:
         scene, item = _meant(rng, width, height)
         direction = str(rng.choice(list(DIRECTIONS)))
-        after = _moved(scene, item, direction)
+        after = moved(scene, item, *DIRECTIONS[direction])
         dot = Item("circle", str(rng.choice(NAMES)), *_beside(rng, direction, width, height), _DOT_RADIUS)
         if after is not None and _is_free(scene, (dot.x, dot.y), _DOT_ROOM, _DOT_ROOM) and shows(scene, dot):
             text = phrase(rng, "dot move", shape=item.shape)
@@ -90,7 +90,7 @@ def draw_by_arrow(rng: np.random.Generator, width: int = 128, height: int = 128)
     while True:
         scene, item = _meant(rng, width, height)
         direction = str(rng.choice(list(DIRECTIONS)))
-        after = _moved(scene, item, direction)
+        after = moved(scene, item, *DIRECTIONS[direction])
         place = _free(rng, scene, 2 * _ARROW_RADIUS, 2 * _ARROW_RADIUS)
         if place is None or after is None:
             continue
@@ -117,13 +117,6 @@ def _meant(rng: np.random.Generator, width: int, height: int) -> tuple[Scene, It
 
 def _other_colour(rng: np.random.Generator, item: Item) -> str:
     return str(rng.choice([name for name in NAMES if name != item.colour]))
-
-
-def _moved(scene: Scene, item: Item, direction: str) -> Item | None:
-    step_x, step_y = DIRECTIONS[direction]
-    after = replace(item, x=item.x + step_x * MOVE_PIXELS, y=item.y + step_y * MOVE_PIXELS)
-    rest = scene.swap(item, None)
-    return after if fits(rest, after) and shows(rest, after) else None
 
 
 def _beside(rng: np.random.Generator, direction: str, width: int, height: int) -> tuple[float, float]:

@@ -97,6 +97,13 @@ def place(rng: np.random.Generator, scene: Scene, shape: str, radius: float | No
     return None
 
 
+def moved(scene: Scene, item: Item, step_x: int, step_y: int) -> Item | None:
+    """`item` MOVE_PIXELS away in that direction; None where it would not fit or not show."""
+    after = replace(item, x=item.x + step_x * MOVE_PIXELS, y=item.y + step_y * MOVE_PIXELS)
+    rest = scene.swap(item, None)
+    return after if fits(rest, after) and shows(rest, after) else None
+
+
 def fits(scene: Scene, item: Item) -> bool:
     """Whether `item` lies inside the picture and touches no other shape of the scene."""
     reach = item.radius * 1.08
