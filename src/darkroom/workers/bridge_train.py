@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from darkroom.artifacts import Artifact
-from darkroom.errors import FetchFailed, InvalidInput, OutOfMemory
+from darkroom.errors import InvalidInput
 from darkroom.jobs import BridgeTrain
 from darkroom.media.charts import Panel, line_charts
 from darkroom.media.triples import TripleArchive
@@ -27,6 +27,7 @@ from darkroom.models.sight import PromptTooLong
 from darkroom.technique.bridge import BridgeConfig, parameters_of
 from darkroom.workers.bridging.opening import Extractor, grids, open_vision
 from darkroom.workers.recipe import Desk, Progress, Recipe, Streamed, Work
+from darkroom.workers.training.epochs import diverged, earlier_checkpoint, goes_on, too_large
 
 CHECKPOINT = "checkpoints/bridge.safetensors"
 
@@ -115,19 +116,13 @@ def begun(
 
 def resumed(job: BridgeTrain, given: Bridge, desk: Desk) -> tuple[Bridge, Course] | None:
     """Where an earlier try of this job has got to, or None. The request is the same: the store has checked that."""
-    stored = next((stored for stored in desk.earlier if stored.entry.get("name") == CHECKPOINT), None)
-    if stored is None:
+    found = earlier_checkpoint(desk, CHECKPOINT, bridges.from_bytes)
+    if found is None:
         return None
-    try:
-        bridge = bridges.from_bytes(desk.read_stored(CHECKPOINT), CHECKPOINT)
-    except (KeyError, FetchFailed, InvalidInput):
-        return None
-    course = Course(**stored.record)
-    if bridge.config != given.config or (course.epoch < job.distill_epochs + job.flow_epochs and not bridge.training):
-        desk.warn("an earlier try of this job ran with another model; the training begins anew")
-        return None
-    desk.warn(f"went on after epoch {course.epoch}, which an earlier try of this job had stored")
-    return bridge, course
+    bridge, course = found[0], Course(**found[1])
+    unfinished = course.epoch < job.distill_epochs + job.flow_epochs
+    same_model = bridge.config == given.config and (not unfinished or bool(bridge.training))
+    return (bridge, course) if goes_on(desk, course.epoch, same_model) else None
 
 
 def epochs(trainer: Trainer, about: dict[str, Any], desk: Desk) -> Work:
@@ -147,26 +142,10 @@ def epochs(trainer: Trainer, about: dict[str, Any], desk: Desk) -> Work:
             yield checkpoint(trainer, about)
             stored = trainer.course.epoch
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory(
-            f"the training does not fit the device's memory at batch_size {trainer.options.batch_size}; take a smaller "
-            f"one and more gradient_accumulation; {kept(stored)}",
-            field="batch_size",
-        ) from error
+        raise too_large(trainer.options.batch_size, stored) from error
     except PromptTooLong as error:
         raise InvalidInput(f"dataset: a prompt {error}", field="dataset") from error
     return {}
-
-
-def diverged(stored: int) -> InvalidInput:
-    """The error of a training whose loss or weights are not finite in the epoch after `stored` ones."""
-    return InvalidInput(
-        f"lr: loss or weights are not finite in epoch {stored + 1}; take a smaller one; {kept(stored)}", field="lr"
-    )
-
-
-def kept(stored: int) -> str:
-    """Which checkpoint a training that failed has left."""
-    return f"the checkpoint of epoch {stored} is kept" if stored else "no epoch was finished"
 
 
 def checkpoint(trainer: Trainer, about: dict[str, Any]) -> Streamed:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from darkroom.artifacts import Artifact
-from darkroom.errors import FetchFailed, InvalidInput, OutOfMemory
+from darkroom.errors import InvalidInput
 from darkroom.jobs import InjectionTrain
 from darkroom.media import to_tensor
 from darkroom.media.charts import Panel, line_charts
@@ -29,6 +29,7 @@ from darkroom.workers.injection.people import Subject, captioned, features, from
 from darkroom.workers.injection.prompting import Base, read_base, read_caption
 from darkroom.workers.injection.training import Course, Lesson, Trainer
 from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work
+from darkroom.workers.training.epochs import diverged, earlier_checkpoint, goes_on, too_large
 
 CHECKPOINT = "checkpoints/head.safetensors"
 BASELINE = (
@@ -174,24 +175,8 @@ def epochs(trainer: Trainer, about: dict[str, Any], desk: Desk) -> Work:
             yield checkpoint(trainer, about)
             stored = trainer.course.epoch
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory(
-            f"the training does not fit the device's memory at batch_size {trainer.job.batch_size}; take a smaller one "
-            f"and more gradient_accumulation; {kept(stored)}",
-            field="batch_size",
-        ) from error
+        raise too_large(trainer.job.batch_size, stored) from error
     return {}
-
-
-def diverged(stored: int) -> InvalidInput:
-    """The error of a training whose loss or weights are not finite in the epoch after `stored` ones."""
-    return InvalidInput(
-        f"lr: loss or weights are not finite in epoch {stored + 1}; take a smaller one; {kept(stored)}", field="lr"
-    )
-
-
-def kept(stored: int) -> str:
-    """What is left of a training that fails."""
-    return f"the checkpoint of epoch {stored} is kept" if stored else "no epoch was finished"
 
 
 def checkpoint(trainer: Trainer, about: dict[str, Any]) -> Streamed:
@@ -206,21 +191,12 @@ def checkpoint(trainer: Trainer, about: dict[str, Any]) -> Streamed:
 
 def resumed(job: InjectionTrain, config: HeadConfig, desk: Desk) -> Earlier | None:
     """Where an earlier try of this job has got to, or None. The request is the same: the store has checked that."""
-    stored = next((stored for stored in desk.earlier if stored.entry.get("name") == CHECKPOINT), None)
-    if stored is None:
+    found = earlier_checkpoint(desk, CHECKPOINT, heads.from_bytes)
+    if found is None:
         return None
-    try:
-        head = heads.from_bytes(desk.read_stored(CHECKPOINT), CHECKPOINT)
-    except (KeyError, FetchFailed, InvalidInput):
-        desk.warn("the checkpoint of an earlier try of this job cannot be read; the training begins anew")
-        return None
-    course = Course(**stored.record)
-    unfinished = course.epoch < job.epochs
-    if head.module.config != config or (unfinished and not head.training):
-        desk.warn("an earlier try of this job ran with another model; the training begins anew")
-        return None
-    desk.warn(f"went on after epoch {course.epoch}, which an earlier try of this job had stored")
-    return Earlier(head, course)
+    head, course = found[0], Course(**found[1])
+    same_model = head.module.config == config and (course.epoch >= job.epochs or bool(head.training))
+    return Earlier(head, course) if goes_on(desk, course.epoch, same_model) else None
 
 
 def summary(course: Course) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What the recipes that train have in common."""
