@@ -121,7 +121,8 @@ def test_the_distance_of_pictures_without_features_is_zero_with_a_finite_gradien
 
 
 def test_perceptual_training_learns_and_repeats() -> None:
-    from darkroom.pocket.stages.perceptual_stage import PerceptualRecipe, save_perceptual, train_perceptual
+    from darkroom.pocket.stages.encoders import save_half
+    from darkroom.pocket.stages.perceptual_stage import PerceptualRecipe, train_perceptual
 
     recipe = PerceptualRecipe(steps=14, batch=2, pool=6)
     encoder, losses = train_perceptual(recipe, lambda line: None)
@@ -129,14 +130,14 @@ def test_perceptual_training_learns_and_repeats() -> None:
     assert sum(losses[-3:]) < sum(losses[:3])
     assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), again.parameters(), strict=True))
     assert isinstance(encoder, PocketEncoder)
-    assert callable(save_perceptual)
+    assert callable(save_half)
 
 
 def test_saved_weights_come_back(tmp_path: Path) -> None:
-    from darkroom.pocket.stages.perceptual_stage import save_perceptual
+    from darkroom.pocket.stages.encoders import save_half
 
     encoder = PocketEncoder()
-    save_perceptual(encoder, tmp_path / "encoder.safetensors")
+    save_half(encoder, tmp_path / "encoder.safetensors")
     for ours, theirs in zip(
         load_pocket(tmp_path / "encoder.safetensors").parameters(), encoder.parameters(), strict=True
     ):

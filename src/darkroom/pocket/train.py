@@ -23,10 +23,11 @@ from darkroom.pocket.shipped import WEIGHTS, install
 from darkroom.pocket.stages.bridge_stage import BridgeRecipe, save_bridge, train_bridge
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.drawing import DOT_WEIGHTS, draw_set
+from darkroom.pocket.stages.encoders import save_half
 from darkroom.pocket.stages.flow_stage import FlowRecipe, train_flow
-from darkroom.pocket.stages.identity_stage import IdentityRecipe, save_identity, train_identity
+from darkroom.pocket.stages.identity_stage import IdentityRecipe, train_identity
 from darkroom.pocket.stages.pairs import Pairs, balanced, join, load_or_make
-from darkroom.pocket.stages.perceptual_stage import PerceptualRecipe, save_perceptual, train_perceptual
+from darkroom.pocket.stages.perceptual_stage import PerceptualRecipe, train_perceptual
 from darkroom.pocket.stages.qwen3vl_stage import Qwen3VLRecipe, train_qwen3vl
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
@@ -136,9 +137,9 @@ def train_rulers(work: Path, recipe: Recipe, report: Report = print) -> dict[str
     """Train the encoders that judge likeness and identity: seconds to minutes, without checkpoints."""
     files = {name: work / name / "encoder.safetensors" for name in ("perceptual", "identity")}
     if not files["perceptual"].exists():
-        save_perceptual(train_perceptual(recipe.perceptual, report)[0], files["perceptual"])
+        save_half(train_perceptual(recipe.perceptual, report)[0], files["perceptual"])
     if not files["identity"].exists():
-        save_identity(train_identity(recipe.identity, report)[0], files["identity"])
+        save_half(train_identity(recipe.identity, report)[0], files["identity"])
     return {name: file.parent for name, file in files.items()}
 
 

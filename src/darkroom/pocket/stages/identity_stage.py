@@ -4,26 +4,23 @@ Pictures are mirrored, blurred, noised and dimmed at random, so that it reads wh
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
 from darkroom.models.identity import ATTRIBUTES, POCKET_IDENTITY, IdentityEncoder
-from darkroom.pocket.stages.schedule import warm_then_linear
+from darkroom.pocket.stages.encoders import Report, Wear, fit, save_half, worn
 from darkroom.pocket.world.people import Person
 from darkroom.pocket.world.portraits import draw_portrait
 
 _UNSEEN = -1
-
-Report = Callable[[str], None]
+_WEAR = Wear(chance=0.4, blur=(0.4, 1.6), noise=(0.01, 0.05), light=(0.9, 1.1))
 
 
 @dataclass(frozen=True)
@@ -44,27 +41,13 @@ def train_identity(recipe: IdentityRecipe, report: Report) -> tuple[IdentityEnco
         encoder = IdentityEncoder()
     portraits = (draw_portrait(np.random.default_rng((recipe.seed, 8, n))) for n in range(recipe.pool))
     pool = [(np.round(p.render() * 255).astype(np.uint8), answers(p.person)) for p in portraits]
-    optimizer = torch.optim.AdamW(encoder.parameters(), recipe.lr, weight_decay=1e-3)
-    losses = []
-    for step in range(recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * warm_then_linear(step, recipe.steps, warmup=40)
+
+    def loss_of(step: int) -> Tensor:
         pixels, truth = _batch(pool, recipe, step)
-        loss = _loss(encoder(pixels), truth)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        if (step + 1) % 50 == 0:
-            report(f"identity {step + 1}/{recipe.steps}: loss {np.mean(losses[-50:]):.3f}")
+        return _loss(encoder(pixels), truth)
+
+    losses = fit("identity", encoder.parameters(), loss_of, recipe.steps, recipe.lr, 1e-3, report)
     return encoder.requires_grad_(False).eval(), losses
-
-
-def save_identity(encoder: IdentityEncoder, path: Path = POCKET_IDENTITY) -> None:
-    """In float16, which its answers do not notice."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in encoder.state_dict().items()}, path)
-    path.chmod(0o644)
 
 
 def answers(person: Person) -> dict[str, str | None]:
@@ -85,7 +68,9 @@ def _batch(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     rng = np.random.default_rng((recipe.seed, 9, step))
     chosen = [pool[index] for index in rng.integers(len(pool), size=recipe.batch)]
-    pixels = torch.from_numpy(np.stack([_worn(rng, picture) for picture, _ in chosen])).permute(0, 3, 1, 2) * 2 - 1
+    pixels = (
+        torch.from_numpy(np.stack([worn(rng, picture, _WEAR) for picture, _ in chosen])).permute(0, 3, 1, 2) * 2 - 1
+    )
     mirrored = torch.from_numpy(rng.random(recipe.batch) < 0.5)
     pixels[mirrored] = pixels[mirrored].flip(-1)
     truth = {
@@ -97,16 +82,6 @@ def _batch(
 
 def _number(possible: tuple[str, ...], answer: str | None) -> int:
     return _UNSEEN if answer is None else possible.index(answer)
-
-
-def _worn(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-    worn = np.asarray(picture, dtype=np.float32) / np.float32(255)
-    if rng.random() < 0.4:
-        worn = np.asarray(cv2.GaussianBlur(worn, (0, 0), rng.uniform(0.4, 1.6)), dtype=np.float32)
-    if rng.random() < 0.4:
-        worn = worn + rng.normal(0, rng.uniform(0.01, 0.05), worn.shape).astype(np.float32)
-    dimmed: NDArray[np.float32] = np.clip(worn * np.float32(rng.uniform(0.9, 1.1)), 0, 1).astype(np.float32)
-    return dimmed
 
 
 def _loss(logits: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Tensor:
@@ -121,7 +96,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=POCKET_IDENTITY)
     options = parser.parse_args()
     encoder, _ = train_identity(IdentityRecipe(steps=options.steps), lambda line: print(line, flush=True))
-    save_identity(encoder, options.out)
+    save_half(encoder, options.out)
 
 
 if __name__ == "__main__":

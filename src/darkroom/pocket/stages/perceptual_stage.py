@@ -6,20 +6,17 @@ content.
 """
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from darkroom.models.perceptual import POCKET_ENCODER, WIDTHS, PocketEncoder
-from darkroom.pocket.stages.schedule import warm_then_linear
+from darkroom.pocket.stages.encoders import Report, Wear, fit, save_half, worn
 from darkroom.pocket.world.colours import NAMES, Pixels
 from darkroom.pocket.world.scenes import Scene, draw_scene
 from darkroom.pocket.world.shapes import SHAPES
@@ -27,8 +24,7 @@ from darkroom.pocket.world.shapes import SHAPES
 _CELL = 8
 _NO_SHAPE = len(SHAPES)
 _LEAST_SHARE = 0.3
-
-Report = Callable[[str], None]
+_WEAR = Wear(chance=0.3, blur=(0.5, 2.0), noise=(0.01, 0.06), light=(0.85, 1.1))
 
 
 @dataclass(frozen=True)
@@ -60,26 +56,13 @@ def train_perceptual(recipe: PerceptualRecipe, report: Report) -> tuple[PocketEn
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     pool = [_example(draw_scene(np.random.default_rng((recipe.seed, 5, n)))) for n in range(recipe.pool)]
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *heads.parameters()], recipe.lr, weight_decay=1e-4)
-    losses = []
-    for step in range(recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * warm_then_linear(step, recipe.steps, warmup=40)
-        loss = _loss(encoder, heads, *_batch(pool, recipe, step))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        if (step + 1) % 50 == 0:
-            report(f"perceptual {step + 1}/{recipe.steps}: loss {np.mean(losses[-50:]):.3f}")
+
+    def loss_of(step: int) -> Tensor:
+        return _loss(encoder, heads, *_batch(pool, recipe, step))
+
+    trained = [*encoder.parameters(), *heads.parameters()]
+    losses = fit("perceptual", trained, loss_of, recipe.steps, recipe.lr, 1e-4, report)
     return encoder.requires_grad_(False).eval(), losses
-
-
-def save_perceptual(encoder: PocketEncoder, path: Path = POCKET_ENCODER) -> None:
-    """In float16, which its features do not notice."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in encoder.state_dict().items()}, path)
-    path.chmod(0o644)
 
 
 def _example(scene: Scene) -> _Example:
@@ -102,24 +85,13 @@ def _batch(pool: list[_Example], recipe: PerceptualRecipe, step: int) -> tuple[T
     rng = np.random.default_rng((recipe.seed, 6, step))
     chosen = [pool[index] for index in rng.integers(len(pool), size=recipe.batch)]
     mirrored = rng.random(recipe.batch) < 0.5
-    images = np.stack([_worn(rng, example.image) for example in chosen])
+    images = np.stack([worn(rng, example.image, _WEAR) for example in chosen])
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() * 2 - 1
     shapes = torch.from_numpy(np.stack([example.shapes for example in chosen]))
     colours = torch.from_numpy(np.stack([example.colours for example in chosen]))
     flip = torch.from_numpy(mirrored)
     pixels[flip], shapes[flip], colours[flip] = pixels[flip].flip(-1), shapes[flip].flip(-1), colours[flip].flip(-1)
     return pixels, shapes, colours
-
-
-def _worn(rng: np.random.Generator, image: NDArray[np.uint8]) -> Pixels:
-    """[H, W, 3] in 0…1: perhaps blurred, noised, dimmed."""
-    worn = np.asarray(image, dtype=np.float32) / np.float32(255)
-    if rng.random() < 0.3:
-        worn = np.asarray(cv2.GaussianBlur(worn, (0, 0), rng.uniform(0.5, 2.0)), dtype=np.float32)
-    if rng.random() < 0.3:
-        worn = worn + rng.normal(0, rng.uniform(0.01, 0.06), worn.shape).astype(np.float32)
-    dimmed: Pixels = np.clip(worn * np.float32(rng.uniform(0.85, 1.1)), 0, 1).astype(np.float32)
-    return dimmed
 
 
 def _loss(encoder: PocketEncoder, heads: nn.Module, pixels: Tensor, shapes: Tensor, colours: Tensor) -> Tensor:
@@ -138,7 +110,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=POCKET_ENCODER)
     options = parser.parse_args()
     encoder, _ = train_perceptual(PerceptualRecipe(steps=options.steps), lambda line: print(line, flush=True))
-    save_perceptual(encoder, options.out)
+    save_half(encoder, options.out)
 
 
 if __name__ == "__main__":
