@@ -14,7 +14,7 @@ from darkroom.models.likeness import PocketRulers
 from darkroom.pocket.judging.samples import to_picture
 from darkroom.pocket.world.colours import NAMES, Pixels, rgb
 from darkroom.pocket.world.grounds import flat
-from darkroom.pocket.world.people import draw_person, draw_view
+from darkroom.pocket.world.people import draw_person, draw_pose
 from darkroom.pocket.world.portraits import Portrait, stands_out
 from darkroom.technique.sampling import sample
 
@@ -42,7 +42,7 @@ def held_out_portrait(seed: int, number: int) -> tuple[str, Pixels]:
             text = f"a portrait of {person.caption()} in front of a {colour} background".replace(
                 " a orange", " an orange"
             )
-            return text, Portrait(person, draw_view(rng, _SIDE, _SIDE), behind).render()
+            return text, Portrait(person, draw_pose(rng, _SIDE, _SIDE), behind).render()
 
 
 @torch.no_grad()

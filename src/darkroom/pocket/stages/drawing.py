@@ -94,6 +94,10 @@ def _captioned(rng: np.random.Generator) -> Iterator[Example]:
     yield Example("portrait", caption, (), picture, np.ones(picture.shape[:2], dtype=np.bool_), ())
 
 
+def _edges(rng: np.random.Generator) -> Iterator[Example]:
+    yield Example.of(draw_edit(rng, "edges"))
+
+
 SETS: dict[str, Draw] = {
     "pairs": partial(_edits, weights=WEIGHTS, width=128, height=128),
     "follows": _follow,
@@ -102,6 +106,7 @@ SETS: dict[str, Draw] = {
     "captions": _captioned,
     "wide": partial(_edits, weights=WEIGHTS, width=WIDE[0], height=WIDE[1]),
     "tall": partial(_edits, weights=WEIGHTS, width=TALL[0], height=TALL[1]),
+    "edges": _edges,
 }
 
 

@@ -137,6 +137,19 @@ def draw_view(rng: np.random.Generator, width: int = 128, height: int = 128) -> 
     )
 
 
+def draw_pose(rng: np.random.Generator, width: int = 128, height: int = 128) -> View:
+    """A view as a sitter poses for a portrait: in the middle, upright but for a few pixels and degrees."""
+    size = float(rng.uniform(0.26, 0.29)) * min(width, height)
+    return View(
+        x=width / 2 + float(rng.uniform(-0.08, 0.08)) * size,
+        y=1.42 * size + float(rng.uniform(0, 0.16)) * size,
+        size=size,
+        tilt=float(rng.uniform(-3, 3)),
+        turn=float(rng.uniform(-0.6, 0.6)),
+        light=float(rng.uniform(0.95, 1.02)),
+    )
+
+
 def paint(person: Person, view: View, ground: Pixels) -> Pixels:
     """The person in front of `ground` [H, W, 3] in [0, 1]: [H, W, 3]."""
     colours, mask = layer(person, view, ground.shape[1], ground.shape[0])

@@ -8,7 +8,7 @@ import numpy as np
 from darkroom.pocket.world.colours import NAMES, Pixels, rgb
 from darkroom.pocket.world.edit import Edit, differing
 from darkroom.pocket.world.grounds import flat, ground
-from darkroom.pocket.world.people import Person, View, can_be_told_apart, draw_person, draw_view, paint
+from darkroom.pocket.world.people import Person, View, can_be_told_apart, draw_person, draw_pose, draw_view, paint
 from darkroom.pocket.world.phrases import phrase
 
 
@@ -41,7 +41,10 @@ def draw_portrait(
 
 
 def draw_captioned(rng: np.random.Generator, width: int = 128, height: int = 128) -> tuple[Pixels, str]:
-    """A portrait in front of one colour, [H, W, 3] in [0, 1], and words that say all, some or nothing of it."""
+    """A portrait in front of one colour, [H, W, 3] in [0, 1], and words that say all, some or nothing of it.
+
+    The sitter poses: words say nothing of place and tilt, and a drawing that averages over them has no face.
+    """
     while True:
         person = draw_person(rng)
         name = str(rng.choice(NAMES)) if rng.random() < 0.6 else None
@@ -49,7 +52,7 @@ def draw_captioned(rng: np.random.Generator, width: int = 128, height: int = 128
         behind = flat(np.clip(colour, 0, 1), width, height)
         if not stands_out(person, behind):
             continue
-        picture = Portrait(person, draw_view(rng, width, height), behind).render()
+        picture = Portrait(person, draw_pose(rng, width, height), behind).render()
         text = person.caption()
         if rng.random() < 0.5:
             told = tuple(trait for trait in ("skin", "eyes", "shirt", "glasses", "hat") if rng.random() < 0.5)
