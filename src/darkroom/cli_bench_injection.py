@@ -8,11 +8,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from darkroom.cli_options import told
+
+if TYPE_CHECKING:
+    from darkroom.bench.injection import Variant
 
 
 def injection(
@@ -25,6 +28,8 @@ def injection(
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     speed: Annotated[bool, typer.Option("--speed", help="Only seconds: a 3 × 3 sweep, nine pipeline calls.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Of --speed.")] = 3,
+    install: Annotated[str | None, typer.Option(
+        metavar="VARIANT", help="Then ship that variant's head with the pocket model.")] = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Tables, plots, and the rows of a run to go on.")
     ] = Path("bench/results/injection"),
@@ -38,7 +43,10 @@ def injection(
         if speed:
             _speed(service, run, rounds, out)
         else:
-            _study(quick, only or [], train_people, test_people, epochs, run, out)
+            chosen = _chosen(quick, only or [], epochs, install)
+            _study(quick, chosen, train_people, test_people, run, out)
+            if install is not None:
+                _ship(install, out)
 
 
 @contextmanager
@@ -80,13 +88,28 @@ def _speed(service: Any, run: Any, rounds: int, out: Path) -> None:
     typer.echo(injection_speed.told(result))
 
 
+def _chosen(quick: bool, only: list[str], epochs: int | None, install: str | None) -> list[Variant]:
+    """The variants to run. Raises ValueError for a name that none has."""
+    from darkroom.bench.injection import Variant, variants
+
+    offered = variants(quick)
+    names = [variant.name for variant in offered]
+    chosen = [variant for variant in offered if not only or variant.name in only]
+    for option, wanted, among in (("only", only, names), ("install", [install or ""], [v.name for v in chosen])):
+        if missing := {name for name in wanted if name} - set(among):
+            raise ValueError(f"{option}: there is no variant {sorted(missing)[0]!r}; there are {', '.join(among)}")
+    shorter = epochs or (8 if quick else None)
+    if shorter is None:
+        return chosen
+    return [Variant(variant.name, {**variant.fields, "epochs": shorter}) for variant in chosen]
+
+
 def _study(
-    quick: bool, only: list[str], train_people: int | None, test_people: int | None, epochs: int | None, run: Any,
-    out: Path,
-) -> None:  # fmt: skip
+    quick: bool, chosen: list[Variant], train_people: int | None, test_people: int | None, run: Any, out: Path
+) -> None:
     from dataclasses import replace
 
-    from darkroom.bench.injection import Plan, Variant, study, table, variants
+    from darkroom.bench.injection import Plan, study, table
     from darkroom.bench.injection_plots import plots
     from darkroom.bench.machine import commit, machine
 
@@ -94,16 +117,16 @@ def _study(
     plan = replace(
         plan, train_people=train_people or plan.train_people, test_people=test_people or plan.test_people
     )
-    shorter = epochs or (8 if quick else None)
-    chosen = [variant for variant in variants(quick) if not only or variant.name in only]
-    if missing := set(only) - {variant.name for variant in chosen}:
-        names = ", ".join(variant.name for variant in variants(quick))
-        raise ValueError(f"there is no variant {sorted(missing)[0]!r}; there are {names}")
-    if shorter is not None:
-        chosen = [Variant(variant.name, {**variant.fields, "epochs": shorter}) for variant in chosen]
     rows = study(plan, chosen, run, out, lambda line: typer.secho(line, err=True, dim=True))
     result = {"commit": commit(), "machine": machine(), "rows": rows}
     (out / "injection.json").write_text(json.dumps(result, indent=1) + "\n")
     (out / "injection.md").write_text(table(rows) + "\n")
     (out / "injection.png").write_bytes(plots(rows))
     typer.echo(table(rows))
+
+
+def _ship(variant: str, out: Path) -> None:
+    from darkroom.bench.injection import Variant, file_name, ship
+
+    ship(out / "heads" / f"{file_name(Variant(variant))}.safetensors")
+    typer.secho(f"the head of {variant} ships now", err=True, dim=True)

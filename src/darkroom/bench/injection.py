@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from darkroom.models.weights import CHECKSUMS, sha256
+from darkroom.pocket.shipped import WEIGHTS, install
 from darkroom.pocket.world.people import Person, draw_person
 from darkroom.pocket.world.portraits import draw_portrait
 from darkroom.technique.scores import paired_difference
@@ -36,13 +40,18 @@ HEAD = "checkpoints/head.safetensors"
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is drawn and run: people to train on and to judge by, photos of each, strengths, seeds."""
+    """How much is drawn and run: people to train on and to judge by, photos of each, strengths, seeds.
 
-    train_people: int = 48
-    test_people: int = 16
+    taught_prompt: what heads are trained on. It says nothing of the background, as photos have any; the words behind
+    the slots do not change how the slots read, so that the head fits `base_prompt`, too, which a sweep draws.
+    """
+
+    train_people: int = 256
+    test_people: int = 32
     views: int = 4
     alphas: tuple[float, ...] = ALPHAS
     gen_seeds: tuple[int, ...] = (1234, 5678)
+    taught_prompt: str = "a portrait of ~ID~"
     base_prompt: str = "a portrait of ~ID~ in front of a blue background"
     seed: int = 123
 
@@ -116,30 +125,55 @@ def photo_of(person: Person, rng: np.random.Generator) -> Image.Image:
 
 
 def study(plan: Plan, chosen: Sequence[Variant], run: Run, out: Path, report: Report) -> list[dict[str, Any]]:
-    """A row per variant. What is done is kept in `out`/rows and not done again."""
+    """A row per variant. What is done is kept in `out`/rows and not done again, unless the weights are others.
+
+    Each variant's head is left in `out`/heads.
+    """
     people = drawn_people(plan.train_people + plan.test_people, plan.seed)
     train = album(people[: plan.train_people], plan.views, plan.seed)
     test = album(people[plan.train_people :], plan.views, plan.seed, plan.train_people)
     rows = []
     for variant in chosen:
-        kept = out / "rows" / f"{variant.name.replace(', ', '_').replace(' ', '-')}.json"
-        settings = json.loads(json.dumps([asdict(plan), {**DEFAULTS, **variant.fields}]))
+        kept = out / "rows" / f"{file_name(variant)}.json"
+        settings = json.loads(json.dumps([asdict(plan), {**DEFAULTS, **variant.fields}, weights_used()]))
         if kept.is_file() and (row := json.loads(kept.read_text()))["settings"] == settings:
             rows.append(row)
             continue
         report(f"{variant.name}: {len(rows) + 1} of {len(chosen)}")
-        row = {"name": variant.name, "settings": settings, **_one(plan, variant, train, test, run)}
+        row = {"name": variant.name, "settings": settings, **_one(plan, variant, train, test, run, out)}
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(row, indent=1) + "\n")
         rows.append(row)
     return rows
 
 
-def _one(plan: Plan, variant: Variant, train: str, test: str, run: Run) -> dict[str, Any]:
+def file_name(variant: Variant) -> str:
+    """Of a variant's row and head, without their endings."""
+    return variant.name.replace(", ", "_").replace(" ", "-")
+
+
+def weights_used() -> dict[str, str]:
+    """Checksums of the pocket parts that a study draws and judges with."""
+    files = (f"edit/{CHECKSUMS}", f"qwen3vl/{CHECKSUMS}", "identity/encoder.safetensors")
+    return {file.split("/")[0]: sha256(WEIGHTS / file) for file in files}
+
+
+def ship(head_file: Path) -> None:
+    """Put a head that a study has left in the place of the shipped one."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(head_file, Path(folder) / "head.safetensors")
+        install(Path(folder), WEIGHTS / "injection")
+
+
+def _one(plan: Plan, variant: Variant, train: str, test: str, run: Run, out: Path) -> dict[str, Any]:
     job = f"study-{variant.name}"
-    fields = {**DEFAULTS, **variant.fields, "base_prompt": plan.base_prompt, "seed": plan.seed}
+    fields = {**DEFAULTS, **variant.fields, "base_prompt": plan.taught_prompt, "seed": plan.seed}
     taught, folder = run(f"{job}-train", {"type": "injection_train", "dataset": train, **fields})
-    head = base64.b64encode((folder / HEAD).read_bytes()).decode()
+    trained = (folder / HEAD).read_bytes()
+    head_file = out / "heads" / f"{file_name(variant)}.safetensors"
+    head_file.parent.mkdir(parents=True, exist_ok=True)
+    head_file.write_bytes(trained)
+    head = base64.b64encode(trained).decode()
     sweep = {
         "type": "injection_sweep",
         "dataset": test,
