@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from darkroom import media
+from darkroom.pocket.evaluate import held_out
 from darkroom.pocket.judging.rules import edge_f1, is_right
 from darkroom.pocket.world.clips import draw_clip
 from darkroom.pocket.world.edges import edge_map
@@ -50,6 +51,21 @@ def test_a_followed_frame_is_right_and_copies_of_what_was_given_are_not() -> Non
         assert is_right(edit, np.asarray(cv2.GaussianBlur(edit.target, (0, 0), 0.6)))
         assert not any(is_right(edit, given) for given in edit.sources)
         assert not is_right(edit, np.roll(edit.target, 12, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("case", "words", "means"),
+    [
+        (0, "draw the picture following the edges", (0.02429, 0.5747, 0.57943, 0.57486)),
+        (7, "draw the picture following the edges", (0.04224, 0.27023, 0.26988, 0.26956)),
+        (23, "draw the next frame following the edges", (0.01508, 0.47743, 0.48007, 0.47759)),
+    ],
+)
+def test_held_out_cases_stay_what_they_were(case: int, words: str, means: tuple[float, ...]) -> None:
+    edit = held_out("follow", case)
+    assert edit.instruction == words
+    found = [float(picture.mean()) for picture in (*edit.sources, edit.target)]
+    assert found == pytest.approx(means, abs=1e-4)
 
 
 def test_edges_are_judged_by_lines_and_not_by_brightness() -> None:

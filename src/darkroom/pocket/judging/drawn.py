@@ -14,8 +14,8 @@ from darkroom.models.likeness import PocketRulers
 from darkroom.pocket.judging.samples import to_picture
 from darkroom.pocket.world.colours import NAMES, Pixels, rgb
 from darkroom.pocket.world.grounds import flat
-from darkroom.pocket.world.people import draw_person, draw_pose
-from darkroom.pocket.world.portraits import Portrait, stands_out
+from darkroom.pocket.world.people import draw_person, draw_pose, stands_out
+from darkroom.pocket.world.portraits import Portrait
 from darkroom.technique.sampling import sample
 
 _SIDE = 128

@@ -50,7 +50,7 @@ def is_right(edit: Edit, result: Pixels) -> bool:
         return _has_tone(edit, result)
     if edit.kind == "edges":
         return _is_edge_map(edit, result)
-    if edit.kind == "follow":
+    if edit.kind in ("follow", "follow people"):
         return _follows(edit, result)
     if leak(edit, result) > LEAK or not _others_kept(edit, result):
         return False
@@ -116,14 +116,17 @@ def _softly(edit: Edit, result: Pixels) -> tuple[Pixels, Pixels]:
 def _follows(edit: Edit, result: Pixels) -> bool:
     """What moved is where it should be: there the true frame's pixels, for the most part, and its edges.
 
-    The rest is as in the true frame.
+    The rest is as in the true frame. Of people the pixels are taken at a soft look: a face is all thin lines.
     """
     left = np.abs(result - edit.target)
     if left[~edit.mask].mean() > LEAK:
         return False
     if not edit.mask.any():
         return True
-    in_place = left[edit.mask].mean() < UNMOVED * np.abs(edit.source - edit.target)[edit.mask].mean()
+    made = np.abs(edit.source - edit.target)
+    if edit.kind == "follow people":
+        made, left = _softly(edit, result)
+    in_place = left[edit.mask].mean() < UNMOVED * made[edit.mask].mean()
     found, wanted = (edge_map(image).any(axis=-1) & grown(edit.mask, 2) for image in (result, edit.target))
     return bool(in_place) and edge_f1(found, wanted) >= EDGE_F1
 

@@ -81,8 +81,8 @@ def _edits(rng: np.random.Generator, weights: dict[str, float], width: int, heig
         yield Example.of(undone, edit.scene.items)
 
 
-def _follow(rng: np.random.Generator) -> Iterator[Example]:
-    yield Example.of(draw_edit(rng, "follow"))
+def _one(rng: np.random.Generator, kind: str) -> Iterator[Example]:
+    yield Example.of(draw_edit(rng, kind))
 
 
 def _portrait(rng: np.random.Generator) -> Iterator[Example]:
@@ -94,19 +94,16 @@ def _captioned(rng: np.random.Generator) -> Iterator[Example]:
     yield Example("portrait", caption, (), picture, np.ones(picture.shape[:2], dtype=np.bool_), ())
 
 
-def _edges(rng: np.random.Generator) -> Iterator[Example]:
-    yield Example.of(draw_edit(rng, "edges"))
-
-
 SETS: dict[str, Draw] = {
     "pairs": partial(_edits, weights=WEIGHTS, width=128, height=128),
-    "follows": _follow,
+    "follows": partial(_one, kind="follow"),
     "dots": partial(_edits, weights=DOT_WEIGHTS, width=128, height=128),
     "portraits": _portrait,
     "captions": _captioned,
     "wide": partial(_edits, weights=WEIGHTS, width=WIDE[0], height=WIDE[1]),
     "tall": partial(_edits, weights=WEIGHTS, width=TALL[0], height=TALL[1]),
-    "edges": _edges,
+    "edges": partial(_one, kind="edges"),
+    "people_follows": partial(_one, kind="follow people"),
 }
 
 

@@ -1,13 +1,16 @@
-"""Clips: the shapes of a scene move, turn, grow and pass in front of each other; flow and visibility are exact."""
+"""Clips: shapes and people move, turn, grow and pass in front of each other; flow and visibility are exact."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 
 import numpy as np
 
-from darkroom.pocket.world.colours import Pixels
+from darkroom.pocket.world.colours import NAMES, Pixels, rgb
 from darkroom.pocket.world.grounds import ground
+from darkroom.pocket.world.movers import Mover, Moving, Placed, Sitter
+from darkroom.pocket.world.people import Labels, can_be_told_apart, draw_person, draw_view
 from darkroom.pocket.world.scenes import Item, Scene, place
 from darkroom.pocket.world.shapes import SHAPES
 
@@ -18,28 +21,8 @@ _TURN = 40.0
 _GROWTH = (0.8, 1.25)
 # A shape's path keeps this many radii away from the border, so that little of it leaves the picture.
 _INSIDE = 0.9
-
-
-@dataclass(frozen=True)
-class Mover:
-    """One shape between two states; between them place, size and turn change evenly."""
-
-    first: Item
-    last: Item
-
-    def at(self, share: float) -> Item:
-        """The shape at `share` of its way, 0…1."""
-
-        def between(one: float, other: float) -> float:
-            return one + (other - one) * share
-
-        return replace(
-            self.first,
-            x=between(self.first.x, self.last.x),
-            y=between(self.first.y, self.last.y),
-            radius=between(self.first.radius, self.last.radius),
-            degrees=between(self.first.degrees, self.last.degrees),
-        )
+# Radii of shapes that pass a head, in pixels of a picture of 128.
+_PASSING = (10.0, 18.0)
 
 
 @dataclass(frozen=True)
@@ -47,37 +30,43 @@ class Clip:
     """`frames` pictures of one ground, [height, width, 3] in [0, 1]; later movers hide earlier ones."""
 
     ground: Pixels
-    movers: tuple[Mover, ...]
+    movers: tuple[Moving, ...]
     frames: int
 
-    def scene(self, t: int) -> Scene:
-        """What is to be seen at frame `t`, 0 … frames − 1."""
-        share = t / (self.frames - 1) if self.frames > 1 else 0.0
-        return Scene(self.ground, tuple(mover.at(share) for mover in self.movers))
-
     def frame(self, t: int) -> Pixels:
-        """[height, width, 3] in [0, 1]."""
-        return self.scene(t).render()
+        """[height, width, 3] in [0, 1] at `t`, 0 … frames − 1."""
+        picture = self.ground.astype(np.float32)
+        for mover in self.movers:
+            picture = mover.paint(picture, self._share(t))
+        gain = self.light(t)
+        return picture if gain == 1 else np.asarray(np.clip(picture * gain, 0, 1), dtype=np.float32)
 
-    def owners(self, t: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-        """[height, width]: the number of the mover in front, −1 for the ground."""
-        scene = self.scene(t)
-        owners = np.full((scene.height, scene.width), -1)
-        for number, item in enumerate(scene.items):
-            owners[scene.mask(item) >= 0.5] = number
+    def light(self, t: int) -> float:
+        """The gain of the whole frame."""
+        return float(np.prod([mover.light(self._share(t)) for mover in self.movers]))
+
+    def owners(self, t: int) -> Labels:
+        """[height, width]: the number of the rigid body in front, counted over all movers; −1 for the ground."""
+        height, width = self.ground.shape[:2]
+        owners, counted = np.full((height, width), -1), 0
+        for mover in self.movers:
+            shown = mover.shown(self._share(t), width, height)
+            owners = np.where(shown >= 0, counted + shown, owners)
+            counted += len(mover.placed(0.0))
         return owners
 
     def flow(self, t: int) -> Pixels:
         """[height, width, 2], x and y in pixels: from where each pixel of frame `t` ≥ 1 was in frame t − 1, minus here.
 
-        `frame(t)[y, x]` is `frame(t − 1)[y + flow[..., 1], x + flow[..., 0]]` wherever `visible(t)`.
+        `frame(t)[y, x] / light(t)` is `frame(t − 1)[y + flow[..., 1], x + flow[..., 0]] / light(t − 1)` wherever
+        `visible(t)`.
         """
-        owners, now, before = self.owners(t), self.scene(t), self.scene(t - 1)
-        grid = np.stack(np.meshgrid(np.arange(now.width) + 0.5, np.arange(now.height) + 0.5), axis=-1)
+        owners, (height, width) = self.owners(t), self.ground.shape[:2]
+        grid = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
         flow = np.zeros_like(grid)
-        for number, (here, there) in enumerate(zip(now.items, before.items, strict=True)):
+        for number, (here, there) in enumerate(zip(self._placed(t), self._placed(t - 1), strict=True)):
             own = owners == number
-            flow[own] = _carried(grid[own], here, there) - grid[own]
+            flow[own] = here.carried(grid[own], there) - grid[own]
         return flow.astype(np.float32)
 
     def visible(self, t: int) -> Mask:
@@ -93,6 +82,19 @@ class Clip:
         visible: Mask = inside & seen
         return visible
 
+    def stands_out(self) -> bool:
+        """Whether all that moves can be told from the ground, and shapes from a person whom they may pass."""
+        shapes = [mover for mover in self.movers if isinstance(mover, Mover)]
+        people = [mover.person for mover in self.movers if isinstance(mover, Sitter)]
+        passing = all(can_be_told_apart(person, rgb(shape.first.colour)) for person in people for shape in shapes)
+        return passing and all(mover.stands_out(self.ground) for mover in self.movers)
+
+    def _share(self, t: int) -> float:
+        return t / (self.frames - 1) if self.frames > 1 else 0.0
+
+    def _placed(self, t: int) -> list[Placed]:
+        return list(chain.from_iterable(mover.placed(self._share(t)) for mover in self.movers))
+
 
 def draw_clip(rng: np.random.Generator, frames: int, width: int = 128, height: int = 128) -> Clip:
     """A random clip with one to three shapes."""
@@ -106,26 +108,68 @@ def draw_clip(rng: np.random.Generator, frames: int, width: int = 128, height: i
     return Clip(scene.ground, tuple(Mover(item, _end(rng, scene, item)) for item in scene.items), frames)
 
 
+def draw_people_clip(
+    rng: np.random.Generator, frames: int, width: int = 128, height: int = 128, steady_light: bool = False
+) -> Clip:
+    """A random clip with a person, and with none to two shapes that pass behind or in front of the head."""
+    while True:
+        sitter = _sitter(rng, width, height, steady_light)
+        movers: list[Moving] = [sitter]
+        passing = zip(rng.permutation(SHAPES), rng.permutation(NAMES), strict=False)
+        for shape, colour in islice(passing, rng.choice([0, 1, 2], p=[0.35, 0.45, 0.2])):
+            mover = _passing(rng, sitter, str(shape), str(colour), width, height)
+            movers.insert(int(rng.integers(len(movers) + 1)), mover)
+        clip = Clip(ground(rng, width, height), tuple(movers), frames)
+        if clip.stands_out():
+            return clip
+
+
+def _sitter(rng: np.random.Generator, width: int, height: int, steady_light: bool) -> Sitter:
+    """Anyone, between two views; at most one of place, tilt and turn stays."""
+    first = last = draw_view(rng, width, height)
+    while np.hypot(last.x - first.x, last.y - first.y) < _TRAVEL[0]:
+        last = draw_view(rng, width, height)
+    stays = rng.choice(["place", "tilt", "turn", "nothing"], p=[0.15, 0.2, 0.2, 0.45])
+    if stays == "place":
+        last = replace(last, x=first.x, y=first.y, size=first.size)
+    elif stays != "nothing":
+        last = replace(last, **{str(stays): getattr(first, stays)})
+    if steady_light or rng.random() < 0.5:
+        last = replace(last, light=first.light)
+    return Sitter(draw_person(rng), first, last)
+
+
+def _passing(rng: np.random.Generator, sitter: Sitter, shape: str, colour: str, width: int, height: int) -> Mover:
+    """A shape whose way leads over the head or close by."""
+    head, radius = sitter.at(0.5), float(rng.uniform(*_PASSING)) * min(width, height) / 128
+    angle, half = rng.uniform(0, 2 * np.pi), rng.uniform(*_TRAVEL) / 2
+    x, y = np.array([head.x, head.y]) + head.size * rng.uniform(-0.8, 0.8, 2)
+    degrees, turn = float(rng.uniform(-8, 8)), float(rng.uniform(-_TURN, _TURN))
+    step = half * np.array([np.cos(angle), np.sin(angle)])
+    first, last = (
+        Item(shape, colour, *_inside(x + way * step[0], y + way * step[1], radius, width, height), radius, degrees)
+        for way in (-1, 1)
+    )
+    return Mover(first, replace(last, degrees=degrees + turn))
+
+
+def _inside(x: float, y: float, radius: float, width: int, height: int) -> tuple[float, float]:
+    margin = _INSIDE * radius
+    return float(np.clip(x, margin, width - margin)), float(np.clip(y, margin, height - margin))
+
+
 def _end(rng: np.random.Generator, scene: Scene, item: Item) -> Item:
     """Somewhere inside the picture; one shape in five stays where it is."""
     if rng.random() < 0.2:
         return item
     angle, travel = rng.uniform(0, 2 * np.pi), rng.uniform(*_TRAVEL)
     radius = float(np.clip(item.radius * rng.uniform(*_GROWTH), 11, 28)) if rng.random() < 0.5 else item.radius
-    margin = _INSIDE * radius
+    x, y = item.x + travel * np.cos(angle), item.y + travel * np.sin(angle)
+    x, y = _inside(x, y, radius, scene.width, scene.height)
     return replace(
         item,
-        x=float(np.clip(item.x + travel * np.cos(angle), margin, scene.width - margin)),
-        y=float(np.clip(item.y + travel * np.sin(angle), margin, scene.height - margin)),
+        x=x,
+        y=y,
         radius=radius,
         degrees=item.degrees + float(rng.uniform(-_TURN, _TURN) if rng.random() < 0.5 else 0.0),
     )
-
-
-def _carried(points: Pixels, here: Item, there: Item) -> Pixels:
-    """Points of the shape `here` [..., 2], where they are on the same shape `there`."""
-    turn = np.deg2rad(there.degrees - here.degrees)
-    rotation = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    local = (points - np.array([here.x, here.y])) * (there.radius / here.radius)
-    carried: Pixels = local @ rotation + np.array([there.x, there.y])
-    return carried

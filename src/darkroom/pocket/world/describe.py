@@ -8,8 +8,8 @@ import numpy as np
 from darkroom.pocket.world.colours import NAMES, Pixels, rgb
 from darkroom.pocket.world.grounds import flat
 from darkroom.pocket.world.marks import draw_dot, enlarged
-from darkroom.pocket.world.people import Person, draw_person, draw_view
-from darkroom.pocket.world.portraits import Portrait, stands_out
+from darkroom.pocket.world.people import Person, draw_person, draw_view, stands_out
+from darkroom.pocket.world.portraits import Portrait
 from darkroom.pocket.world.scenes import Item, Scene, draw_scene
 
 QUESTION = "Describe the picture"

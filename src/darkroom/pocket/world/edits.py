@@ -144,12 +144,12 @@ SHAPE_EDITS: dict[str, Draw] = {
 WHOLE_EDITS: dict[str, Callable[[Pixels], Pixels]] = {**TONES, "edges": edge_map}
 
 
-def _follow(rng: np.random.Generator, width: int, height: int) -> Edit:
-    drawn = draw_follow(rng, width, height)
+def _follow(kind: str, rng: np.random.Generator, width: int, height: int) -> Edit:
+    drawn = draw_follow(rng, width, height, people=kind == "follow people")
     if not drawn.mask.any():  # nothing moved
-        return _follow(rng, width, height)
+        return _follow(kind, rng, width, height)
     *_, previous = drawn.sources
-    return Edit("follow", drawn.instruction, previous, drawn.target, drawn.mask, pictures=drawn.sources)
+    return Edit(kind, drawn.instruction, previous, drawn.target, drawn.mask, pictures=drawn.sources)
 
 
 def _portrait(kind: str, rng: np.random.Generator, width: int, height: int) -> Edit:
@@ -162,10 +162,11 @@ OTHER_EDITS: dict[str, Callable[[np.random.Generator, int, int], Edit]] = {
     "dot": draw_by_dot,
     "label": draw_by_label,
     "arrow": draw_by_arrow,
-    "follow": _follow,
+    "follow": partial(_follow, "follow"),
     **{kind: partial(_portrait, kind) for kind in PORTRAIT_EDITS},
     "dot background": draw_ground_by_dot,
     "dot move": draw_move_by_dot,
+    "follow people": partial(_follow, "follow people"),
 }
 # New ones at the end: a kind's place is part of its held-out seeds.
 KINDS = (*SHAPE_EDITS, *WHOLE_EDITS, *OTHER_EDITS)

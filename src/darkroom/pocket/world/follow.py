@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
 
-from darkroom.pocket.world.clips import Clip, Mask, Mover, draw_clip
-from darkroom.pocket.world.colours import NAMES, Pixels
+from darkroom.pocket.world.clips import Clip, Mask, draw_clip, draw_people_clip
+from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edges import edge_map
 from darkroom.pocket.world.grounds import ground
-from darkroom.pocket.world.scenes import shows
 
 FOLLOW = (
     "draw the next frame following the edges",
@@ -36,13 +36,15 @@ class Follow:
     kind: str = "follow"
 
 
-def draw_follow(rng: np.random.Generator, width: int = 128, height: int = 128) -> Follow:
-    """A random frame of a random clip.
+def draw_follow(rng: np.random.Generator, width: int = 128, height: int = 128, people: bool = False) -> Follow:
+    """A random frame of a random clip of shapes, or of one with a person.
 
     The edges come from a clip with the same movements and, in half of the cases, other colours and another ground:
     places come from the edges, looks from the initial frame.
     """
-    clip = draw_clip(rng, _FRAMES, width, height)
+    # Edges say nothing of the light.
+    draw = partial(draw_people_clip, steady_light=True) if people else draw_clip
+    clip = draw(rng, _FRAMES, width, height)
     seen = _repainted(rng, clip) if rng.random() < 0.5 else clip
     t = int(rng.integers(1, _FRAMES))
     before = max(0, t - int(rng.choice([1, 2, 3, 7], p=[0.5, 0.2, 0.15, 0.15])))
@@ -58,15 +60,11 @@ def _repainted(rng: np.random.Generator, clip: Clip) -> Clip:
     """The same movements in other colours on another ground, where all of them still show."""
     height, width = clip.ground.shape[:2]
     for _ in range(8):
-        movers = tuple(_painted(mover, str(rng.choice(NAMES))) for mover in clip.movers)
+        movers = tuple(mover.repainted(rng) for mover in clip.movers)
         other = replace(clip, ground=ground(rng, width, height), movers=movers)
-        if all(shows(other.scene(t), item) for t in (0, clip.frames - 1) for item in other.scene(t).items):
+        if other.stands_out():
             return other
     return clip
-
-
-def _painted(mover: Mover, colour: str) -> Mover:
-    return Mover(replace(mover.first, colour=colour), replace(mover.last, colour=colour))
 
 
 def _drifted(rng: np.random.Generator, image: Pixels) -> Pixels:

@@ -36,9 +36,16 @@ _CONTRAST = 0.25
 _SUPERSAMPLING = 4
 # How far the features slide at a full turn, in units of half the head's height.
 _SLIDE = 0.2
+# A person is three rigid bodies. As shares of _SLIDE: head, hair and shoulders stay; what lies on the face slides; the
+# nose, which stands out of it, and the irises slide further.
+BODIES = (0.0, 1.0, 1.3)
 
 Outline = NDArray[np.float32]
+Labels = NDArray[np.int64]
 Colour = tuple[float, float, float]
+# An outline, its colour, and which of BODIES it belongs to.
+Part = tuple[Outline, Colour, int]
+_HEAD, _FACE, _BEYOND = range(3)
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,13 @@ def can_be_told_apart(person: Person, behind: Pixels | None = None) -> bool:
     return all(float(np.linalg.norm(one - other)) >= _CONTRAST for one, other in pairs)
 
 
+def stands_out(person: Person, behind: Pixels) -> bool:
+    """Whether `person` can be told apart from every quarter of `behind`."""
+    height, width = behind.shape[:2]
+    quarters = (behind[y : y + height // 2, x : x + width // 2] for y in (0, height // 2) for x in (0, width // 2))
+    return all(can_be_told_apart(person, quarter.mean(axis=(0, 1))) for quarter in quarters)
+
+
 def draw_view(rng: np.random.Generator, width: int = 128, height: int = 128) -> View:
     """A view that shows the whole head and some of the shirt."""
     size = float(rng.uniform(30, 38)) * min(width, height) / 128
@@ -159,62 +173,86 @@ def paint(person: Person, view: View, ground: Pixels) -> Pixels:
 
 def layer(person: Person, view: View, width: int, height: int) -> tuple[Pixels, Pixels]:
     """The person alone, without light: colours times coverage [height, width, 3], and coverage [height, width]."""
-    scale = _SUPERSAMPLING
-    canvas = np.zeros((height * scale, width * scale, 4), np.uint8)
-    angle = np.deg2rad(view.tilt)
-    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * view.size * scale
-    for outline, colour in _parts(person, view.turn):
-        points = outline @ turned.T + np.array([view.x, view.y]) * scale
-        opaque = (*(round(255 * part) for part in colour), 255)
-        cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], opaque, shift=4)
+    canvas = np.zeros((height * _SUPERSAMPLING, width * _SUPERSAMPLING, 4), np.uint8)
+    for points, colour, _ in _seen(person, view):
+        cv2.fillPoly(canvas, [points], (*(round(255 * part) for part in colour), 255), shift=4)
     small = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / np.float32(255)
     return small[..., :3], small[..., 3]
 
 
-def _parts(person: Person, turn: float) -> Iterator[tuple[Outline, Colour]]:
+def bodies(person: Person, view: View, width: int, height: int) -> Labels:
+    """[height, width]: which of BODIES most of what a pixel shows of the person belongs to.
+
+    −1 where the person covers less than half of the pixel.
+    """
+    scale = _SUPERSAMPLING
+    canvas = np.zeros((height * scale, width * scale), np.uint8)
+    for points, _, body in _seen(person, view):
+        cv2.fillPoly(canvas, [points], (1 + body,), shift=4)
+    samples = canvas.reshape(height, scale, width, scale)
+    counts = np.stack([(samples == 1 + body).sum(axis=(1, 3)) for body in range(len(BODIES))])
+    return np.where(2 * counts.sum(axis=0) >= scale**2, counts.argmax(axis=0), -1)
+
+
+def middle(view: View, body: int) -> tuple[float, float]:
+    """Where the middle of one of BODIES lies in the picture: the head's own, slid along the head's own x axis."""
+    across, angle = view.size * BODIES[body] * _SLIDE * view.turn, np.deg2rad(view.tilt)
+    return view.x + across * float(np.cos(angle)), view.y + across * float(np.sin(angle))
+
+
+def _seen(person: Person, view: View) -> Iterator[tuple[NDArray[np.int32], Colour, int]]:
+    """The parts on a canvas that is _SUPERSAMPLING times as large: outlines in 16ths of its pixels."""
+    angle = np.deg2rad(view.tilt)
+    turned = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * view.size * _SUPERSAMPLING
+    for outline, colour, body in _parts(person, view.turn):
+        points = outline @ turned.T + np.array([view.x, view.y]) * _SUPERSAMPLING
+        yield np.round(points * 16).astype(np.int32), colour, body
+
+
+def _parts(person: Person, turn: float) -> Iterator[Part]:
     """Outlines in units of half the head's height around its centre, y down, from back to front."""
     skin = SKINS[person.skin]
     shade = (0.88 * skin[0], 0.86 * skin[1], 0.84 * skin[2])
     yield from _hair_behind(person)
-    yield _box(-0.27, 0.6, 0.27, 1.4), shade
-    yield _SHOULDERS, COLOURS[person.shirt]
-    yield from ((_ellipse(side * 0.73, 0.02, 0.13, 0.18), shade) for side in (-1, 1))
-    yield _ellipse(0, 0, 0.74, 0.96), skin
+    yield _box(-0.27, 0.6, 0.27, 1.4), shade, _HEAD
+    yield _SHOULDERS, COLOURS[person.shirt], _HEAD
+    yield from ((_ellipse(side * 0.73, 0.02, 0.13, 0.18), shade, _HEAD) for side in (-1, 1))
+    yield _ellipse(0, 0, 0.74, 0.96), skin, _HEAD
     yield from _hair_in_front(person)
     yield from _features(person, _SLIDE * turn, shade)
     if person.hat is not None:
         colour = COLOURS[person.hat]
-        yield _outline([[-0.66, -0.6], [-0.56, -1.32], [0.56, -1.32], [0.66, -0.6]]), colour
-        yield _ellipse(0, -0.6, 1.02, 0.13), colour
+        yield _outline([[-0.66, -0.6], [-0.56, -1.32], [0.56, -1.32], [0.66, -0.6]]), colour, _HEAD
+        yield _ellipse(0, -0.6, 1.02, 0.13), colour, _HEAD
 
 
-def _hair_behind(person: Person) -> Iterator[tuple[Outline, Colour]]:
+def _hair_behind(person: Person) -> Iterator[Part]:
     colour = HAIRS[person.hair]
     if person.cut == "long":
-        yield _ellipse(0, -0.1, 0.95, 1.0), colour
-        yield _outline([[-0.95, -0.1], [-1.0, 1.25], [1.0, 1.25], [0.95, -0.1]]), colour
+        yield _ellipse(0, -0.1, 0.95, 1.0), colour, _HEAD
+        yield _outline([[-0.95, -0.1], [-1.0, 1.25], [1.0, 1.25], [0.95, -0.1]]), colour, _HEAD
     if person.cut == "curly":
         for angle in np.deg2rad(np.arange(-35, 216, 25)):
-            yield _ellipse(float(0.85 * np.cos(angle)), float(-0.1 - 0.88 * np.sin(angle)), 0.3, 0.3), colour
+            yield _ellipse(float(0.85 * np.cos(angle)), float(-0.1 - 0.88 * np.sin(angle)), 0.3, 0.3), colour, _HEAD
 
 
-def _hair_in_front(person: Person) -> Iterator[tuple[Outline, Colour]]:
+def _hair_in_front(person: Person) -> Iterator[Part]:
     if person.cut != "bald":
-        yield _FRINGE, HAIRS[person.hair]
+        yield _FRINGE, HAIRS[person.hair], _HEAD
 
 
-def _features(person: Person, slide: float, shade: Colour) -> Iterator[tuple[Outline, Colour]]:
+def _features(person: Person, slide: float, shade: Colour) -> Iterator[Part]:
     for side in (-0.3, 0.3):
         x = side + slide
-        yield _ellipse(x, -0.05, 0.16, 0.1), (0.97, 0.97, 0.97)
-        yield _ellipse(x + 0.3 * slide, -0.05, 0.09, 0.095), EYES[person.eyes]
-        yield _ellipse(x + 0.3 * slide, -0.05, 0.04, 0.04), _INK
-    yield _outline([[slide * 1.3 - 0.02, 0.0], [slide * 1.3 + 0.1, 0.3], [slide * 1.3 - 0.1, 0.3]]), shade
-    yield _arc(slide, 0.42, 0.3, 0.16), _MOUTH
+        yield _ellipse(x, -0.05, 0.16, 0.1), (0.97, 0.97, 0.97), _FACE
+        yield _ellipse(x + 0.3 * slide, -0.05, 0.09, 0.095), EYES[person.eyes], _BEYOND
+        yield _ellipse(x + 0.3 * slide, -0.05, 0.04, 0.04), _INK, _BEYOND
+    yield _outline([[slide * 1.3 - 0.02, 0.0], [slide * 1.3 + 0.1, 0.3], [slide * 1.3 - 0.1, 0.3]]), shade, _BEYOND
+    yield _arc(slide, 0.42, 0.3, 0.16), _MOUTH, _FACE
     if person.glasses:
         for side in (-0.3, 0.3):
-            yield _frame(side + slide, -0.05, 0.25, 0.06), _INK
-        yield _box(slide - 0.08, -0.1, slide + 0.08, -0.03), _INK
+            yield _frame(side + slide, -0.05, 0.25, 0.06), _INK, _FACE
+        yield _box(slide - 0.08, -0.1, slide + 0.08, -0.03), _INK, _FACE
 
 
 def _outline(points: list[list[float]]) -> Outline:

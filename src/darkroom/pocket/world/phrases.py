@@ -63,6 +63,7 @@ PHRASES: dict[str, tuple[str, ...]] = {
     "hat": ("give the person a {colour} hat", "put a {colour} hat on the person", "add a {colour} hat"),
     "edges": ("draw only the edges", "leave only the edges", "turn the picture into an edge map"),
     "follow": FOLLOW,
+    "follow people": FOLLOW,
     "write": ('write "{word}"', 'write the word "{word}"', 'put the word "{word}" in the picture'),
     "reword": ('change the word to "{word}"', 'change the text to "{word}"', 'make it say "{word}"'),
 }

@@ -8,7 +8,16 @@ import numpy as np
 from darkroom.pocket.world.colours import NAMES, Pixels, rgb
 from darkroom.pocket.world.edit import Edit, differing
 from darkroom.pocket.world.grounds import flat, ground
-from darkroom.pocket.world.people import Person, View, can_be_told_apart, draw_person, draw_pose, draw_view, paint
+from darkroom.pocket.world.people import (
+    Person,
+    View,
+    can_be_told_apart,
+    draw_person,
+    draw_pose,
+    draw_view,
+    paint,
+    stands_out,
+)
 from darkroom.pocket.world.phrases import phrase
 
 
@@ -96,10 +105,3 @@ def _hat(rng: np.random.Generator, portrait: Portrait) -> tuple[Portrait, Portra
 
 
 PORTRAIT_EDITS: dict[str, Draw] = {"hair": _hair, "glasses": _glasses, "hat": _hat}
-
-
-def stands_out(person: Person, behind: Pixels) -> bool:
-    """Whether `person` can be told apart from every quarter of `behind`."""
-    height, width = behind.shape[:2]
-    quarters = (behind[y : y + height // 2, x : x + width // 2] for y in (0, height // 2) for x in (0, width // 2))
-    return all(can_be_told_apart(person, quarter.mean(axis=(0, 1))) for quarter in quarters)
