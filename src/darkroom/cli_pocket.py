@@ -90,24 +90,37 @@ def evaluate(
     cases: Annotated[int, typer.Option(min=1, help="Held-out edits of each kind.")] = 24,
     steps: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 8 by default.")] = None,
     cfg: Annotated[list[float] | None, typer.Option(min=1.0, help="Repeatable; 4 by default.")] = None,
+    preset: Annotated[
+        list[str] | None, typer.Option(help="fast, balanced or quality, as jobs take them; repeatable, first.")
+    ] = None,
+    lora: Annotated[Path | None, typer.Option(help="Judged in the place of the LoRA of a preset.", exists=True)] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Repeatable; 0 by default.")] = None,
     kind: Annotated[list[str] | None, typer.Option(help="Repeatable; by default the kinds that were taught.")] = None,
     size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="Of the cases, in pixels.")] = "128x128",
 ) -> None:
     """Judge a family on held-out edits; write scores.json, scores.md and grids."""
+    from darkroom.models.presets import POCKET, LoraFile, Preset
     from darkroom.pocket.evaluate import PORTRAIT, parse_size
     from darkroom.pocket.evaluate import evaluate as judge
     from darkroom.pocket.shipped import EDIT, TAUGHT
     from darkroom.pocket.world.edits import KINDS
 
     known(kind, (*KINDS, PORTRAIT))
+    known(preset, tuple(POCKET), "--preset")
+    presets = [POCKET[name] for name in preset or ()]
+    if lora is not None:
+        own = LoraFile(str(lora.resolve().parent), lora.name)
+        presets = [replace(chosen, lora=own) if chosen.lora else chosen for chosen in presets]
+        if not any(chosen.lora for chosen in presets):
+            raise typer.BadParameter("needs a --preset that wears one", param_hint="--lora")
+    if not presets or steps or cfg:
+        presets += [Preset(number, scale) for number in steps or [8] for scale in cfg or [4.0]]
     try:
         sides = parse_size(size)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--size") from error
-    settings = [(number, scale) for number in steps or [8] for scale in cfg or [4.0]]
     with told():
-        judge(weights or EDIT, out, cases, settings, seed or [0], kind or TAUGHT, typer.echo, sides)
+        judge(weights or EDIT, out, cases, presets, seed or [0], kind or TAUGHT, typer.echo, sides)
         typer.echo((out / "scores.md").read_text())
 
 

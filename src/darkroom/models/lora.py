@@ -14,10 +14,11 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from darkroom.errors import FetchFailed, InputTooLarge, InvalidInput
+from darkroom.errors import FetchFailed, InputTooLarge, InvalidInput, ModelNotReady
 from darkroom.faults import is_the_devices
 from darkroom.models.folding import touches_modulation, undress, wear
 from darkroom.models.presets import LoraFile
+from darkroom.models.weights import verify
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,16 @@ def from_folder(folder: Path | None, name: str, scale: float, field: str) -> Lor
 
 @lru_cache(maxsize=2)
 def of_preset(file: LoraFile) -> Lora:
-    """A preset's LoRA, read once and kept: it is the worker's own choice. Raises FetchFailed or InvalidInput."""
+    """A preset's LoRA, read once and kept: it is the worker's own choice.
+
+    Raises FetchFailed, InvalidInput, or ModelNotReady where it is one of this machine's folders.
+    """
+    folder = Path(file.repo)
+    if folder.is_absolute():
+        verify(folder)
+        if not (folder / file.file).is_file():
+            raise ModelNotReady(f"{folder.name}/{file.file} is missing; `darkroom pocket train` makes it")
+        return read((folder / file.file).read_bytes(), 1.0, "preset")
     return from_hub(file, 1.0, "preset", None)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from darkroom.technique.schedule import LIGHTNING_SHIFT
+
+POCKET_WEIGHTS = Path(__file__).resolve().parent.parent / "pocket" / "weights"
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """One safetensors file of a Hugging Face repository, at one revision."""
+    """One safetensors file of a Hugging Face repository, at one revision, or of a local folder."""
 
     repo: str
     file: str

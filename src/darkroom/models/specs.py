@@ -9,7 +9,17 @@ from typing import Literal
 
 from darkroom.models.areas import Areas
 from darkroom.models.levers import Levers
-from darkroom.models.presets import EDIT_2511, IMAGE, POCKET, POCKET_SWEEP, SWEEP, VIDEO_2509, Preset, Sweep
+from darkroom.models.presets import (
+    EDIT_2511,
+    IMAGE,
+    POCKET,
+    POCKET_SWEEP,
+    POCKET_WEIGHTS,
+    SWEEP,
+    VIDEO_2509,
+    Preset,
+    Sweep,
+)
 from darkroom.settings import MODELS, AttentionName, PrecisionName, Settings
 
 Precision = PrecisionName
@@ -26,7 +36,6 @@ FOLLOW_EDGES = (
     "as the next frame of a video after Picture 3."
 )
 CLIP = "openai/clip-vit-large-patch14"
-POCKET_WEIGHTS = Path(__file__).resolve().parent.parent / "pocket" / "weights"
 
 
 @dataclass(frozen=True)

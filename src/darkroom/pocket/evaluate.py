@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from darkroom.models import lora
 from darkroom.models.editor import Editor
+from darkroom.models.presets import Preset
 from darkroom.pocket.judging.drawn import DrawnScore, held_out_portrait, judge_portraits
 from darkroom.pocket.judging.grids import draw_grid
 from darkroom.pocket.judging.rules import is_right
-from darkroom.pocket.judging.samples import apply, load_editor, round_trip
+from darkroom.pocket.judging.samples import apply, load_editor, round_trip, said, stem
 from darkroom.pocket.shipped import TAUGHT
 from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edits import KINDS, Edit, draw_edit
@@ -28,16 +30,18 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Score:
-    """One kind of edit at one setting. PSNR in dB, means over `cases`; `preserved` only where something must be.
+    """One kind of edit with one preset. PSNR in dB, means over `cases`; `preserved` only where something must be.
 
-    `right`: share judged right; `lowest` and `highest`: that of the worst and the best seed. `psnr`: result against
-    target; `source_psnr`: the unedited source against it. `preserved`: result against target outside the mask, where
-    source and target are the same; `round_trip`: the VAE alone there, which bounds it.
+    `lora`: whether the preset's was worn. `right`: share judged right; `lowest` and `highest`: that of the worst and
+    the best seed. `psnr`: result against target; `source_psnr`: the unedited source against it. `preserved`: result
+    against target outside the mask, where source and target are the same; `round_trip`: the VAE alone there, which
+    bounds it.
     """
 
     kind: str
     steps: int
     true_cfg_scale: float
+    lora: bool
     cases: int
     right: float
     lowest: float
@@ -52,31 +56,32 @@ def evaluate(
     folder: Path,
     out: Path,
     cases: int = 24,
-    settings: Sequence[tuple[int, float]] = ((8, 4.0),),
+    presets: Sequence[Preset] = (Preset(steps=8, true_cfg_scale=4.0),),
     seeds: Sequence[int] = (0,),
     kinds: Sequence[str] = TAUGHT,
     report: Report = print,
     size: tuple[int, int] = (128, 128),
 ) -> list[Score]:
-    """Judge the family in `folder`; write scores.json, scores.md and a picture grid per kind and setting to `out`.
+    """Judge the family in `folder`; write scores.json, scores.md and a picture grid per kind and preset to `out`.
 
-    `settings`: (steps, true_cfg_scale). Every case is edited once per seed; the shown ones are the first of each kind,
-    not the best. `kinds`: of KINDS, and PORTRAIT. `size`: (width, height) of the cases in pixels.
+    Every case is edited once per seed; the shown ones are the first of each kind, not the best. `kinds`: of KINDS, and
+    PORTRAIT. `size`: (width, height) of the cases in pixels. Raises what reading a preset's LoRA raises.
     """
     editor = load_editor(folder)
     portraits, kinds = PORTRAIT in kinds, [kind for kind in kinds if kind != PORTRAIT]
     edits = {kind: [held_out(kind, number, *size) for number in range(cases)] for kind in kinds}
-    scores = []
-    for steps, scale in settings:
-        for kind in kinds:
-            score, rows = _judge(editor, edits[kind], steps, scale, seeds)
-            scores.append(score)
-            draw_grid(out / f"{kind.replace(' ', '_')}_{steps}_steps_cfg_{scale:g}.png", rows[:12])
-            report(f"{steps} steps, CFG {scale:g}: {kind} {score.right:.0%} right, {score.psnr:.1f} dB")
-    drawn = []
-    if portraits:
-        people = [held_out_portrait(HELD_OUT_SEED, number) for number in range(cases)]
-        drawn = [judge_portraits(editor, out, people, steps, scale, report) for steps, scale in settings]
+    people = [held_out_portrait(HELD_OUT_SEED, number) for number in range(cases)] if portraits else []
+    scores, drawn = [], []
+    for preset in presets:
+        loras = [] if preset.lora is None else [lora.of_preset(preset.lora)]
+        with lora.worn(editor.transformer, loras):
+            for kind in kinds:
+                score, rows = _judge(editor, edits[kind], preset, seeds)
+                scores.append(score)
+                draw_grid(out / f"{kind.replace(' ', '_')}_{stem(preset)}.png", rows[:12])
+                report(f"{said(preset)}: {kind} {score.right:.0%} right, {score.psnr:.1f} dB")
+            if portraits:
+                drawn.append(judge_portraits(editor, out, people, preset, report))
     _write(out, scores, drawn, vae_figures(editor))
     return scores
 
@@ -107,12 +112,12 @@ def psnr(one: Pixels, other: Pixels, mask: np.ndarray[tuple[int, ...], np.dtype[
 
 
 def _judge(
-    editor: Editor, edits: list[Edit], steps: int, scale: float, seeds: Sequence[int]
+    editor: Editor, edits: list[Edit], preset: Preset, seeds: Sequence[int]
 ) -> tuple[Score, list[tuple[Edit, Pixels, bool]]]:
     rows = []
     for edit in edits:
         for seed in seeds:
-            result = apply(editor, edit, seed, steps, scale)
+            result = apply(editor, edit, seed, preset)
             rows.append((edit, result, is_right(edit, result)))
     of_seed = [float(np.mean([right for *_, right in rows[start :: len(seeds)]])) for start in range(len(seeds))]
     partial = [(edit, result) for edit, result, _ in rows if not edit.mask.all() and edit.kind != "add"]
@@ -120,8 +125,9 @@ def _judge(
     bounds = [psnr(round_trip(editor, edit.target), edit.target, ~edit.mask) for edit, _ in partial]
     score = Score(
         kind=edits[0].kind,
-        steps=steps,
-        true_cfg_scale=scale,
+        steps=preset.steps,
+        true_cfg_scale=preset.true_cfg_scale,
+        lora=preset.lora is not None,
         cases=len(rows),
         right=float(np.mean([right for *_, right in rows])),
         lowest=min(of_seed),
@@ -150,7 +156,7 @@ def table(scores: list[Score], drawn: list[DrawnScore], vae: dict[str, float]) -
     for score in scores:
         kept, bound = (f"{v:.1f} dB" if v is not None else "–" for v in (score.preserved, score.round_trip))
         lines.append(
-            f"| {score.kind} | {score.steps} | {score.true_cfg_scale:g} | {score.cases} | {_share(score)} "
+            f"| {score.kind} | {_steps(score)} | {score.true_cfg_scale:g} | {score.cases} | {_share(score)} "
             f"| {score.psnr:.1f} dB | {score.source_psnr:.1f} dB | {kept} | {bound} |"
         )
     lines += [line for portraits in drawn for line in ("", _told(portraits))]
@@ -160,9 +166,13 @@ def table(scores: list[Score], drawn: list[DrawnScore], vae: dict[str, float]) -
 
 def _told(drawn: DrawnScore) -> str:
     return (
-        f"Portraits from captions, {drawn.steps} steps, CFG {drawn.true_cfg_scale:g}: of what {drawn.cases} captions "
+        f"Portraits from captions, steps {_steps(drawn)}, CFG {drawn.true_cfg_scale:g}: of what {drawn.cases} captions "
         f"name {drawn.named:.0%} is read back from the drawings, {drawn.truth:.0%} from true pictures."
     )
+
+
+def _steps(score: Score | DrawnScore) -> str:
+    return f"{score.steps} with LoRA" if score.lora else str(score.steps)
 
 
 def _share(score: Score) -> str:

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from darkroom.models import generation
 from darkroom.models.editor import Editor
 from darkroom.models.likeness import PocketRulers
-from darkroom.pocket.judging.samples import to_picture
+from darkroom.models.presets import Preset
+from darkroom.pocket.judging.samples import said, stem, to_picture
 from darkroom.pocket.world.colours import NAMES, Pixels, rgb
 from darkroom.pocket.world.grounds import flat
 from darkroom.pocket.world.people import draw_person, draw_pose, stands_out
@@ -27,6 +28,7 @@ class DrawnScore:
 
     steps: int
     true_cfg_scale: float
+    lora: bool
     cases: int
     named: float
     truth: float
@@ -46,28 +48,28 @@ def held_out_portrait(seed: int, number: int) -> tuple[str, Pixels]:
 
 
 @torch.no_grad()
-def draw(editor: Editor, caption: str, seed: int, steps: int, true_cfg_scale: float) -> Pixels:
-    """What an image_generate job makes of `caption`: [128, 128, 3] in [0, 1]."""
-    conditioning = generation.condition(editor, [caption], " " if true_cfg_scale > 1 else None)
-    denoise = editor.denoiser(conditioning, _SIDE, _SIDE, true_cfg_scale)
+def draw(editor: Editor, caption: str, seed: int, preset: Preset) -> Pixels:
+    """What an image_generate job makes of `caption`: [128, 128, 3] in [0, 1]. The preset's LoRA is put on already."""
+    conditioning = generation.condition(editor, [caption], " " if preset.true_cfg_scale > 1 else None)
+    denoise = editor.denoiser(conditioning, _SIDE, _SIDE, preset.true_cfg_scale)
     latents = editor.noise([seed], _SIDE, _SIDE)
-    for step in sample(denoise, latents, editor.sigmas(steps, _SIDE, _SIDE)):
+    for step in sample(denoise, latents, editor.sigmas(preset.steps, _SIDE, _SIDE, preset.shift)):
         latents = step.latents
     decoded = editor.decode(latents, _SIDE, _SIDE)
     return (decoded[0].permute(1, 2, 0).numpy() / 2 + 0.5).clip(0, 1).astype(np.float32)
 
 
 def judge_portraits(
-    editor: Editor, out: Path, cases: list[tuple[str, Pixels]], steps: int, scale: float, report: Callable[[str], None]
+    editor: Editor, out: Path, cases: list[tuple[str, Pixels]], preset: Preset, report: Callable[[str], None]
 ) -> DrawnScore:
     """Draw every caption once and write a grid of the first twelve, drawing beside truth."""
     rulers = PocketRulers(torch.device("cpu"))
-    rows = [(text, draw(editor, text, number, steps, scale), truth) for number, (text, truth) in enumerate(cases)]
+    rows = [(text, draw(editor, text, number, preset), truth) for number, (text, truth) in enumerate(cases)]
     shares = [[rulers.adherence(to_picture(picture), text) or 0.0 for picture in pair] for text, *pair in rows]
     named, truth = (float(mean) for mean in np.mean(shares, axis=0))
-    report(f"{steps} steps, CFG {scale:g}: portraits, {named:.0%} of what captions name is read back")
-    _grid(out / f"portraits_{steps}_steps_cfg_{scale:g}.png", rows[:12])
-    return DrawnScore(steps, scale, len(rows), named, truth)
+    report(f"{said(preset)}: portraits, {named:.0%} of what captions name is read back")
+    _grid(out / f"portraits_{stem(preset)}.png", rows[:12])
+    return DrawnScore(preset.steps, preset.true_cfg_scale, preset.lora is not None, len(rows), named, truth)
 
 
 def _grid(path: Path, rows: list[tuple[str, Pixels, Pixels]], columns: int = 4) -> None:

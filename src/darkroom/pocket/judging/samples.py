@@ -11,6 +11,7 @@ from PIL import Image
 from darkroom.models.areas import Areas
 from darkroom.models.editor import Editor
 from darkroom.models.parts import LOADERS, load_processor, load_schedule
+from darkroom.models.presets import Preset
 from darkroom.pocket.family import CONDITION_AREA, VAE_AREA
 from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edit import Edit
@@ -33,22 +34,32 @@ def to_picture(pixels: Pixels) -> Image.Image:
     return Image.fromarray(np.round(pixels * 255).astype(np.uint8))
 
 
+def said(preset: Preset) -> str:
+    """A preset in words."""
+    return f"{preset.steps} steps, CFG {preset.true_cfg_scale:g}" + (", LoRA" if preset.lora else "")
+
+
+def stem(preset: Preset) -> str:
+    """A preset in the name of a file."""
+    return f"{preset.steps}_steps_cfg_{preset.true_cfg_scale:g}" + ("_lora" if preset.lora else "")
+
+
 @torch.no_grad()
-def apply(editor: Editor, edit: Edit, seed: int, steps: int, true_cfg_scale: float) -> Pixels:
+def apply(editor: Editor, edit: Edit, seed: int, preset: Preset) -> Pixels:
     """What an image_edit job would make of `edit`'s pictures and instruction: [H, W, 3] in [0, 1].
 
-    The model edits at its own area; another size is brought back to that of the source. A picture that only the vision
-    encoders may see is shown to them in the source's place.
+    The preset's LoRA is the caller's to put on. The model edits at its own area; another size is brought back to
+    that of the source. A picture that only the vision encoders may see is shown to them in the source's place.
     """
     references = editor.reference([to_picture(picture) for picture in edit.sources])
     if edit.sight is not None:
         references = replace(references, visual=editor.reference([to_picture(edit.sight)]).visual)
     width, height = editor.output_size(references, None)
-    negative = " " if true_cfg_scale > 1 else None
+    negative = " " if preset.true_cfg_scale > 1 else None
     conditioning = editor.condition([edit.instruction], references, negative)
-    denoise = editor.denoiser(conditioning, width, height, true_cfg_scale)
+    denoise = editor.denoiser(conditioning, width, height, preset.true_cfg_scale)
     latents = editor.noise([seed], width, height)
-    for step in sample(denoise, latents, editor.sigmas(steps, width, height)):
+    for step in sample(denoise, latents, editor.sigmas(preset.steps, width, height, preset.shift)):
         latents = step.latents
     made = _pixels(editor.decode(latents, width, height))
     return _sized(made, edit.source.shape[1], edit.source.shape[0])
