@@ -19,6 +19,7 @@ def ttlg(
         bool, typer.Option("--quick", help="One knob at a time around the defaults, not every combination.")
     ] = False,
     only: Annotated[list[str] | None, typer.Option(help="Only this variant, beside off; repeatable.")] = None,
+    people: Annotated[bool, typer.Option("--people", help="Clips with a person, not of shapes alone.")] = False,
     weights: Annotated[
         Path | None, typer.Option(help="A family's folder; the profile's video model by default.", show_default=False)
     ] = None,
@@ -31,7 +32,7 @@ def ttlg(
     darkroom bench ttlg --quick --seeds 5 --frames 6
     """
     with told():
-        _run(seeds, frames, steps, true_cfg_scale, quick, only or [], weights, out)
+        _run(seeds, frames, steps, true_cfg_scale, quick, only or [], people, weights, out)
 
 
 def _run(
@@ -41,6 +42,7 @@ def _run(
     true_cfg_scale: float,
     quick: bool,
     only: list[str],
+    people: bool,
     weights: Path | None,
     out: Path,
 ) -> None:
@@ -59,13 +61,13 @@ def _run(
         )
     editor = _editor(weights)
     perceptual, optical_flow = load_perceptual(editor.device), load_optical_flow(editor.device)
-    plan = Plan(seeds, frames, steps, true_cfg_scale, variants=tuple(chosen))
+    plan = Plan(seeds, frames, steps, true_cfg_scale, people=people, variants=tuple(chosen))
     rows = study(plan, editor, perceptual, optical_flow, out, lambda line: typer.secho(line, err=True, dim=True))
     names = [variant.name for variant in chosen]
     guided = [name for name in names if name != "off"]
     setting = (
-        f"{seeds} clips of {frames} frames, {steps} steps, true CFG {true_cfg_scale:g}; "
-        f"{perceptual.name}; flow by {optical_flow.name}"
+        f"{seeds} clips of {frames} frames{' with people' if people else ''}, {steps} steps, "
+        f"true CFG {true_cfg_scale:g}; {perceptual.name}; flow by {optical_flow.name}"
     )
     result: dict[str, Any] = {
         "commit": commit(),

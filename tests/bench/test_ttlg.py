@@ -117,6 +117,14 @@ def test_the_ablation_covers_every_combination_once() -> None:
     assert len(quick) == 16
 
 
+def test_a_study_of_people_is_kept_apart(editor: Editor, tmp_path: Path) -> None:
+    plan = replace(PLAN, variants=PLAN.variants[:1])
+    shapes, _ = run(editor, tmp_path, plan)
+    people, made = run(editor, tmp_path, replace(plan, people=True))
+    assert len(made) == 2
+    assert [row["true_motion"] for row in people] != [row["true_motion"] for row in shapes]
+
+
 def test_guidance_adds_little_to_a_frame_at_the_real_shapes() -> None:
     """1024², 50 steps, CFG, three references: 15 % is the bar; an iteration of edges and style costs ≤ 3.2 decodes."""
     work = frame_work(("edge", "gram"))

@@ -25,7 +25,7 @@ from darkroom.models.differentiable import guiding_decoder, recomputing
 from darkroom.models.editor import Editor
 from darkroom.models.optical_flow import OpticalFlow, flow_and_mask
 from darkroom.models.perceptual import Perceptual
-from darkroom.pocket.world.clips import Clip, draw_clip
+from darkroom.pocket.world.clips import Clip, draw_clip, draw_people_clip
 from darkroom.pocket.world.edges import edge_map
 from darkroom.pocket.world.follow import FOLLOW
 from darkroom.technique.guidance import GuidedStep, Term, Through, guided
@@ -72,7 +72,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Plan:
-    """Clips of `frames` frames after the init frame, one per seed, and how each frame is made."""
+    """Clips of `frames` frames after the init frame, one per seed, and how each frame is made.
+
+    `people`: a person moves in each of them, and not shapes alone.
+    """
 
     seeds: int = 5
     frames: int = 6
@@ -80,6 +83,7 @@ class Plan:
     true_cfg_scale: float = 1.0
     size: tuple[int, int] = (128, 128)
     prompt: str = FOLLOW[0]
+    people: bool = False
     variants: tuple[Variant, ...] = field(default_factory=lambda: variants(quick=True))
 
 
@@ -186,7 +190,10 @@ class _Bench:
 
     def _clip(self, seed: int) -> Clip:
         width, height = self.plan.size
-        return draw_clip(np.random.default_rng((*HELD_OUT, seed)), self.plan.frames + 1, width, height)
+        rng, frames = np.random.default_rng((*HELD_OUT, seed)), self.plan.frames + 1
+        if self.plan.people:
+            return draw_people_clip(rng, frames, width, height, steady_light=True)
+        return draw_clip(rng, frames, width, height)
 
     def _frame(
         self,
@@ -313,7 +320,9 @@ def _weights(editor: Editor) -> str:
 
 
 def _key(plan: Plan, variant: Variant, seed: int, stamp: str) -> str:
-    shared = (plan.frames, plan.steps, plan.true_cfg_scale, plan.size, plan.prompt)
+    shared: tuple[Any, ...] = (plan.frames, plan.steps, plan.true_cfg_scale, plan.size, plan.prompt)
+    if plan.people:  # so that cells of shapes, kept before there were people, are found again
+        shared = (*shared, "people")
     guidance = variant.guidance
     described = [type(guidance).__name__, None if guidance is None else asdict(guidance)]
     text = json.dumps([shared, variant.name, described, seed, stamp])

@@ -127,7 +127,8 @@ def draw_people_clip(
 def _sitter(rng: np.random.Generator, width: int, height: int, steady_light: bool) -> Sitter:
     """Anyone, between two views; at most one of place, tilt and turn stays."""
     first = last = draw_view(rng, width, height)
-    while np.hypot(last.x - first.x, last.y - first.y) < _TRAVEL[0]:
+    least = _TRAVEL[0] * min(width, height) / 128
+    while np.hypot(last.x - first.x, last.y - first.y) < least:
         last = draw_view(rng, width, height)
     stays = rng.choice(["place", "tilt", "turn", "nothing"], p=[0.15, 0.2, 0.2, 0.45])
     if stays == "place":
