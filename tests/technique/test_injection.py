@@ -188,6 +188,7 @@ def test_a_caption_is_shared_out_among_the_slots_in_its_order() -> None:
     torch.testing.assert_close(target_of(caption, 6), caption)
     torch.testing.assert_close(target_of(caption, 3), (caption[0::2] + caption[1::2]) / 2)
     torch.testing.assert_close(target_of(caption[:2], 4), caption[[0, 0, 1, 1]])
+    torch.testing.assert_close(target_of(caption[:4], 6), caption[[0, 0, 1, 2, 2, 3]])  # no slot between two tokens
 
 
 def test_the_flow_objective_is_0_for_the_true_velocity() -> None:

@@ -24,7 +24,7 @@ from PIL import Image
 from darkroom.models.weights import CHECKSUMS, sha256
 from darkroom.pocket.shipped import WEIGHTS, install
 from darkroom.pocket.world.people import Person, draw_person
-from darkroom.pocket.world.portraits import draw_portrait
+from darkroom.pocket.world.portraits import draw_portrait, draw_sitting
 from darkroom.technique.scores import paired_difference
 
 Run = Callable[[str, Mapping[str, Any]], tuple[Mapping[str, Any], Path]]
@@ -32,7 +32,7 @@ Run = Callable[[str, Mapping[str, Any]], tuple[Mapping[str, Any], Path]]
 
 Report = Callable[[str], None]
 
-ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+ALPHAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 KEPT = 0.9
 """Of the prompt's own adherence, what a strength must keep to be chosen."""
 HEAD = "checkpoints/head.safetensors"
@@ -46,8 +46,8 @@ class Plan:
     the slots do not change how the slots read, so that the head fits `base_prompt`, too, which a sweep draws.
     """
 
-    train_people: int = 256
-    test_people: int = 32
+    train_people: int = 160
+    test_people: int = 24
     views: int = 4
     alphas: tuple[float, ...] = ALPHAS
     gen_seeds: tuple[int, ...] = (1234, 5678)
@@ -65,7 +65,7 @@ class Variant:
 
 
 DEFAULTS: Mapping[str, Any] = {
-    "objective": "caption", "epochs": 30, "batch_size": 8, "lr": 1e-3, "slots": 8, "rank": 64,
+    "objective": "caption", "epochs": 20, "batch_size": 8, "lr": 1e-3, "slots": 20, "rank": 64,
 }  # fmt: skip
 KNOBS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "objective": [{"objective": name} for name in ("flow", "both", "zero")],
@@ -74,7 +74,7 @@ KNOBS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         {"cosine_weight": 1.0, "mse_weight": 0.0, "rms_weight": 0.0},
         {"cosine_weight": 0.0, "mse_weight": 1.0, "rms_weight": 0.0},
     ],
-    "slots": [{"slots": value} for value in (4, 16)],
+    "slots": [{"slots": value} for value in (8, 16, 32)],
     "rank": [{"rank": value} for value in (16, 128)],
 }
 
@@ -102,7 +102,10 @@ def drawn_people(count: int, seed: int) -> list[Person]:
 
 
 def album(people: Iterable[Person], views: int, seed: int, first: int = 0) -> str:
-    """The dataset of these people as a data URI: each in several views on several grounds, with a caption."""
+    """The dataset of these people as a data URI: each in several views, with a caption.
+
+    Every other view is a portrait as the pocket model draws them, the rest are of any place, tilt and ground.
+    """
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for number, person in enumerate(people, first):
@@ -110,15 +113,16 @@ def album(people: Iterable[Person], views: int, seed: int, first: int = 0) -> st
             archive.writestr(zipfile.ZipInfo(f"seed_{number:04d}/caption.txt"), person.caption())
             for view in range(views):
                 picture = io.BytesIO()
-                photo_of(person, rng).save(picture, "PNG")
+                photo_of(person, rng, posed=view % 2 == 0).save(picture, "PNG")
                 name = f"seed_{number:04d}/photo_view_{view:02d}.png"
                 archive.writestr(zipfile.ZipInfo(name), picture.getvalue())
     return f"data:application/zip;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def photo_of(person: Person, rng: np.random.Generator) -> Image.Image:
-    """One view of them."""
-    return Image.fromarray(np.round(draw_portrait(rng, person=person).render() * 255).astype(np.uint8))
+def photo_of(person: Person, rng: np.random.Generator, posed: bool = False) -> Image.Image:
+    """One view of them; posed: in front of one colour, upright and in the middle."""
+    portrait = draw_sitting(rng, person) if posed else draw_portrait(rng, person=person)
+    return Image.fromarray(np.round(portrait.render() * 255).astype(np.uint8))
 
 
 # -- the study ------------------------------------------------------------------------------------

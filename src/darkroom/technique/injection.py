@@ -144,7 +144,13 @@ def random_residual(slots: int, width: int, seed: int) -> Tensor:
 
 
 def target_of(caption: Tensor, slots: int) -> Tensor:
-    """A caption's embeddings [M, H] as [slots, H]: means of neighbouring tokens, or tokens repeated where M < slots."""
+    """A caption's embeddings [M, H] as [slots, H]: means of neighbouring tokens, or tokens repeated where M < slots.
+
+    Repeated ones stay whole: a slot between two tokens that held their mean would name neither.
+    """
+    count = len(caption)
+    if count <= slots:
+        return caption[torch.arange(slots, device=caption.device) * count // slots]
     return functional.adaptive_avg_pool1d(caption.T[None], slots)[0].T
 
 

@@ -57,8 +57,7 @@ def draw_captioned(rng: np.random.Generator, width: int = 128, height: int = 128
     while True:
         person = draw_person(rng)
         name = str(rng.choice(NAMES)) if rng.random() < 0.6 else None
-        colour = rgb(name) if name is not None else rng.uniform(0.15, 0.9) + rng.uniform(-0.12, 0.12, 3)
-        behind = flat(np.clip(colour, 0, 1), width, height)
+        behind = _plain(rng, name, width, height)
         if not stands_out(person, behind):
             continue
         picture = Portrait(person, draw_pose(rng, width, height), behind).render()
@@ -69,6 +68,21 @@ def draw_captioned(rng: np.random.Generator, width: int = 128, height: int = 128
         if name is not None:
             text = f"{text} in front of a {name} background".replace(" a orange", " an orange")
         return picture, text if rng.random() < 0.5 else f"a portrait of {text}"
+
+
+def draw_sitting(rng: np.random.Generator, person: Person, width: int = 128, height: int = 128) -> Portrait:
+    """`person` posing in front of one colour that they stand out from, as the portraits from captions do."""
+    pose = draw_pose(rng, width, height)
+    while True:
+        behind = _plain(rng, None, width, height)
+        if stands_out(person, behind):
+            return Portrait(person, pose, behind)
+
+
+def _plain(rng: np.random.Generator, name: str | None, width: int, height: int) -> Pixels:
+    """One colour, [H, W, 3]: the named one, or any."""
+    colour = rgb(name) if name is not None else rng.uniform(0.15, 0.9) + rng.uniform(-0.12, 0.12, 3)
+    return flat(np.clip(colour, 0, 1), width, height)
 
 
 def draw_portrait_edit(rng: np.random.Generator, kind: str, width: int = 128, height: int = 128) -> Edit:
