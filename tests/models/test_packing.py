@@ -121,7 +121,7 @@ def test_tables_made_ahead_are_found_beside_a_cache_folder_of_the_settings_which
     folder = Path(with_tables.models["edit"].repo)
     made = {path.name for path in (folder / packing.TABLES).iterdir()}
     spec, editor = with_tables.models["edit"], Shelf(replace(with_tables, cache_dir=tmp_path)).editor("edit")
-    for steps, computed in ((spec.presets["fast"].steps, 0), (7, 1)):
+    for steps, computed in ((spec.presets["balanced"].steps, 0), (7, 1)):
         second = editor.sigmas(steps, 128, 128)[1] * 1000 / 1000  # every schedule begins at 1
         editor.forward.folding.at(float(second), torch.float32)
         assert editor.forward.folding.computed == computed

@@ -55,10 +55,12 @@ IMAGE: Mapping[str, Preset] = {"balanced": Preset(steps=50, true_cfg_scale=4.0)}
 
 VIDEO_2509: Mapping[str, Preset] = {"balanced": Preset(steps=50, true_cfg_scale=4.0)}
 
-# The pocket family has no distilled LoRA yet: its fast preset is four steps of its own schedule. It is trained for use
-# without CFG, which shifts its colours (docs/pocket.md has the figures).
+# The pocket's own, which `darkroom pocket train --part lightning` makes.
+LIGHTNING_POCKET = LoraFile(repo=str(POCKET_WEIGHTS / "lightning"), file="pytorch_lora_weights.safetensors")
+
+# The pocket family is trained for use without CFG, which shifts its colours (docs/pocket.md has the figures).
 POCKET: Mapping[str, Preset] = {
-    "fast": Preset(steps=4, true_cfg_scale=1.0),
+    "fast": Preset(steps=4, true_cfg_scale=1.0, shift=LIGHTNING_SHIFT, lora=LIGHTNING_POCKET),
     "balanced": Preset(steps=8, true_cfg_scale=1.0),
     "quality": Preset(steps=20, true_cfg_scale=1.0),
 }

@@ -54,6 +54,20 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def rows(self, numbers: Sequence[int]) -> Pairs:
+        """Some of the pairs, in this order."""
+        chosen = torch.tensor(numbers, dtype=torch.long)
+        return replace(
+            self,
+            source=self.source[chosen],
+            target=self.target[chosen],
+            changed=self.changed[chosen],
+            seen=self.seen[chosen],
+            named=self.named[chosen],
+            prompts=[self.prompts[number] for number in numbers],
+            kinds=[self.kinds[number] for number in numbers],
+        )
+
     @property
     def references(self) -> int:
         """R: how many pictures each edit has."""
@@ -153,18 +167,7 @@ def join(parts: list[Pairs]) -> Pairs:
 
 def balanced(pairs: Pairs, times: Mapping[str, int]) -> Pairs:
     """Each pair as many times as `times` says of its kind: 0 leaves a kind out, kinds not named stay once."""
-    kept = [number for number, kind in enumerate(pairs.kinds) for _ in range(times.get(kind, 1))]
-    rows = torch.tensor(kept, dtype=torch.long)
-    return replace(
-        pairs,
-        source=pairs.source[rows],
-        target=pairs.target[rows],
-        changed=pairs.changed[rows],
-        seen=pairs.seen[rows],
-        named=pairs.named[rows],
-        prompts=[pairs.prompts[number] for number in kept],
-        kinds=[pairs.kinds[number] for number in kept],
-    )
+    return pairs.rows([number for number, kind in enumerate(pairs.kinds) for _ in range(times.get(kind, 1))])
 
 
 def encode(lean: AutoencoderKLQwenImage, images: list[Pixels]) -> Tensor:

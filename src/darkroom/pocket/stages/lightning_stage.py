@@ -1,0 +1,265 @@
+"""A step-distilled LoRA: four forwards of the pocket transformer do what many did, and true CFG is in them.
+
+The student, the transformer with the LoRA, walks from noise down the levels of the `fast` preset and learns from
+wherever it stands, so that what its earlier steps got wrong is part of what it is taught from. For a picture from words
+alone its one step learns to end where the teacher, the transformer without the LoRA, ends in smaller ones with CFG. An
+edit has one right result, and the teacher's many steps drift away from it (docs/pocket.md: fewer are better); there the
+student learns to head for the truth.
+
+Salimans & Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", 2022; on the student's own path: Ross,
+Gordon & Bagnell, "A Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning", 2011.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import QwenImageEditPlusPipeline
+from diffusers import QwenImageTransformer2DModel as Transformer
+from peft import LoraConfig, get_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
+from transformers import Qwen2Tokenizer
+
+from darkroom.models.editor import batches
+from darkroom.pocket.stages.checkpoint import keep, resume
+from darkroom.pocket.stages.course import Course
+from darkroom.pocket.stages.flow_stage import Lesson
+from darkroom.pocket.stages.lean_transformer import prepare, restore, rotary, velocity
+from darkroom.pocket.stages.pairs import Pairs
+from darkroom.pocket.stages.prompts import embed, positions
+from darkroom.pocket.stages.schedule import warm_then_linear
+from darkroom.technique.cfg import true_cfg
+from darkroom.technique.schedule import LIGHTNING_SHIFT, Schedule
+
+Report = Callable[[str], None]
+Walk = Callable[[Tensor, float], Tensor]
+"""(x [B, N, 64], sigma) -> velocity [B, N, 64]."""
+
+# Attention and MLP of both streams; modulation stays the transformer's own, so that its tables are kept.
+_MATRICES = (
+    *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    *("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
+)
+
+
+@dataclass(frozen=True)
+class LightningRecipe:
+    """The defaults are those of the shipped LoRA.
+
+    batch: edits of one picture in a step, each walked from noise to its end; twice as many from words alone. substeps:
+    the teacher's for one of the student's. true_cfg_scale: the teacher's for pictures from words. truth: whether edits
+    learn from their targets; otherwise from the teacher without CFG. held_out: pairs of each set, the last ones, that
+    only validate. shards, times: as `Recipe`'s; what `add` adds has no one place, and so no truth.
+    """
+
+    steps: int = 400
+    batch: int = 8
+    intervals: int = 4
+    substeps: int = 4
+    shift: float = LIGHTNING_SHIFT
+    true_cfg_scale: float = 3.0
+    truth: bool = True
+    rank: int = 16
+    lr: float = 1e-3
+    warmup: int = 20
+    held_out: int = 24
+    shards: Mapping[str, tuple[int, int]] = field(
+        default_factory=lambda: {
+            "pairs": (1, 2500),
+            "follows": (1, 1500),
+            "portraits": (1, 2000),
+            "captions": (1, 2500),
+        }
+    )
+    times: Mapping[str, int] = field(default_factory=lambda: {"add": 0})
+    seed: int = 0
+
+    def levels(self) -> list[list[float]]:
+        """[intervals][substeps + 1] sigmas: those that the teacher passes in each of the student's steps."""
+        sigmas = Schedule().fixed(self.shift).sigmas(self.intervals * self.substeps, tokens=0)
+        levels: list[list[float]] = sigmas.unfold(0, self.substeps + 1, self.substeps).tolist()
+        return levels
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Mean squared error of final latents on held-out pairs: four steps without the LoRA and with it.
+
+    Against the truth for edits, against the teacher's end for pictures from words.
+    """
+
+    without: float
+    worn: float
+
+
+class Batch:
+    """Pairs whose prompts have one length, read once for all walks through them."""
+
+    def __init__(self, text_encoder: TextEncoder, lesson: Lesson, chosen: Tensor, recipe: LightningRecipe) -> None:
+        self.recipe, pairs = recipe, lesson.pairs
+        self.drawn = not pairs.references
+        self.device = text_encoder.device
+        self.target, self._reference, self._seen = (
+            part[chosen].to(self.device).float() for part in (pairs.target, pairs.source, pairs.seen)
+        )
+        self._grids, self._seen_grids = [pairs.grid] * (1 + pairs.references), pairs.seen_grids
+        self._encoder = text_encoder
+        self._asked = self._read(torch.tensor([pairs.prompts[int(row)] for row in chosen]))
+        self._silent = self._read(torch.tensor(lesson.blank).expand(len(chosen), -1)) if self.drawn else None
+
+    @torch.no_grad()
+    def _read(self, ids: Tensor) -> Tensor:
+        """Words [B, L, D]."""
+        places = positions(self._encoder, ids[0], self._seen_grids).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return embed(self._encoder, ids.to(self.device), self._seen, places)
+
+    def noise(self, seed: int) -> Tensor:
+        """Where its walks begin; drawn on the CPU, the same on every device."""
+        return torch.randn(self.target.shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
+
+    def walk(self, model: Transformer) -> Walk:
+        """The velocity that `model` sees, as it is."""
+        return self._walk(model, self._asked)
+
+    def taught(self, teacher: Transformer) -> Walk:
+        """The velocity to learn from: with CFG where the picture comes from words alone."""
+        told = self.walk(teacher)
+        if self._silent is None or self.recipe.true_cfg_scale <= 1:
+            return told
+        untold = self._walk(teacher, self._silent)
+        return lambda x, sigma: true_cfg(told(x, sigma), untold(x, sigma), self.recipe.true_cfg_scale)
+
+    def wanted(self, teacher: Transformer, x: Tensor, levels: Sequence[float]) -> Tensor:
+        """[B, N, 64]: the one velocity by which the student should leave x at levels[0]."""
+        if self.recipe.truth and not self.drawn:
+            return (x - self.target) / levels[0]
+        return (euler(self.taught(teacher), x, levels) - x) / (levels[-1] - levels[0])
+
+    def _walk(self, model: Transformer, words: Tensor) -> Walk:
+        turns = rotary(model, self._grids, words.shape[1])
+
+        def found(x: Tensor, sigma: float) -> Tensor:
+            # In 2511's form, which modulates references as clean.
+            sigmas = torch.tensor([[sigma], [0.0]], device=self.device).expand(2, len(x))
+            with torch.autocast(self.device.type, torch.bfloat16):
+                return velocity(model, x, self._reference, words, sigmas, turns)[0].float()
+
+        return found
+
+
+@torch.no_grad()
+def euler(walk: Walk, x: Tensor, levels: Sequence[float]) -> Tensor:
+    """Where Euler steps along `levels` end."""
+    for sigma, sigma_next in pairwise(levels):
+        x = x + (sigma_next - sigma) * walk(x, sigma)
+    return x
+
+
+def distill(
+    transformer: Transformer,
+    text_encoder: TextEncoder,
+    sets: Sequence[Pairs],
+    tokenizer: Qwen2Tokenizer,
+    recipe: LightningRecipe,
+    checkpoint: Path,
+    course: Course,
+    until_step: int | None = None,
+) -> tuple[list[float], list[HeldOut]]:
+    """Leave `transformer` with a trained LoRA, its own weights as they were.
+
+    Returns this call's losses, and where held-out pairs of each set end.
+    Continues from `checkpoint` where it exists. `until_step` ends this call early, with a checkpoint, as a kill would.
+    Raises OutOfTime when the course's minutes are over.
+    """
+    teacher = copy.deepcopy(transformer).requires_grad_(False)
+    trained = _put_on(transformer, recipe)
+    lessons = [Lesson(pairs.rows(range(len(pairs) - recipe.held_out)), tokenizer) for pairs in sets]
+    kept_out = [Lesson(pairs.rows(range(len(pairs) - recipe.held_out, len(pairs))), tokenizer) for pairs in sets]
+    losses: list[float] = []
+    prepare(teacher)
+    prepare(transformer)
+    with course.at(transformer, teacher, text_encoder):
+        optimizer = torch.optim.AdamW(trained.values(), recipe.lr, betas=(0.9, 0.99), weight_decay=0.0)
+
+        def kept(done: int) -> None:
+            keep(checkpoint, done, trained, [optimizer])
+            course.report(f"lightning {done}/{recipe.steps}: loss {np.mean(losses[-course.every :]):.4f}")
+
+        first = resume(checkpoint, trained, [optimizer])
+        for step in course.steps("lightning", first, recipe.steps, kept, until_step):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * warm_then_linear(step, recipe.steps, recipe.warmup)
+            losses.append(_teach(transformer, teacher, _draw(text_encoder, lessons, recipe, step), step))
+            optimizer.step()
+            optimizer.zero_grad()
+        ends = [held_out(transformer, teacher, text_encoder, lesson, recipe) for lesson in kept_out]
+    restore(transformer)
+    return losses, ends
+
+
+def save_lora(transformer: Transformer, folder: Path) -> None:
+    """Write the LoRA that `transformer` wears to `folder`, as diffusers stores one, in float16."""
+    layers = {name: value.half().contiguous() for name, value in get_peft_model_state_dict(transformer).items()}
+    QwenImageEditPlusPipeline.save_lora_weights(folder, transformer_lora_layers=layers)
+
+
+def _put_on(transformer: Transformer, recipe: LightningRecipe) -> dict[str, nn.Parameter]:
+    """An untrained LoRA, which changes nothing yet; its matrices."""
+    transformer.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        transformer.add_adapter(LoraConfig(r=recipe.rank, lora_alpha=recipe.rank, target_modules=list(_MATRICES)))
+    return {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+
+
+def _draw(text_encoder: TextEncoder, lessons: Sequence[Lesson], recipe: LightningRecipe, step: int) -> Batch:
+    rng = np.random.default_rng((recipe.seed, 11, step))
+    chances = np.array([len(lesson.pairs) for lesson in lessons], dtype=np.float64)
+    lesson = lessons[rng.choice(len(lessons), p=chances / chances.sum())]
+    # More references, fewer edits: a step costs about the same.
+    chosen, _ = lesson.choose(rng, max(1, 2 * recipe.batch // (1 + lesson.pairs.references)), blank=0.0)
+    return Batch(text_encoder, lesson, chosen, recipe)
+
+
+def _teach(student: Transformer, teacher: Transformer, batch: Batch, step: int) -> float:
+    """Walk the batch from noise to its end; every interval adds its gradient. Returns their mean loss."""
+    recipe = batch.recipe
+    x = batch.noise(recipe.seed * 1_000_003 + step)
+    walk, total = batch.walk(student), 0.0
+    for levels in recipe.levels():
+        wanted = batch.wanted(teacher, x, levels)
+        taken = walk(x, levels[0])
+        loss = (taken - wanted).square().mean() / recipe.intervals
+        loss.backward()
+        total += float(loss.detach())
+        x = x + (levels[-1] - levels[0]) * taken.detach()
+    return total
+
+
+def held_out(
+    student: Transformer,
+    teacher: Transformer,
+    text_encoder: TextEncoder,
+    lesson: Lesson,
+    recipe: LightningRecipe,
+) -> HeldOut:
+    """Where both walk in the student's steps, from the same noise, and how far that is from what is right."""
+    fine = recipe.levels()
+    coarse = [levels[0] for levels in fine] + [0.0]
+    errors = []
+    for group in batches([len(prompt) for prompt in lesson.pairs.prompts], most=recipe.held_out):
+        batch = Batch(text_encoder, lesson, torch.tensor(group), recipe)
+        noise = batch.noise(recipe.seed)
+        aim = batch.target
+        if batch.drawn:
+            aim = euler(batch.taught(teacher), noise, [sigma for levels in fine for sigma in levels[:-1]] + [0.0])
+        ends = (euler(batch.walk(model), noise, coarse) for model in (teacher, student))
+        errors.append([float((end - aim).square().mean()) * len(group) for end in ends])
+    without, worn = np.sum(errors, axis=0) / len(lesson.pairs)
+    return HeldOut(float(without), float(worn))
