@@ -36,9 +36,17 @@ def train(
     part: Annotated[
         list[str] | None, typer.Option(help="edit, qwen3vl, bridge, perceptual, identity; repeatable, all by default.")
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the flow stage; the shipped recipe's by default.")
+    minutes: Annotated[
+        float | None, typer.Option(help="Stop after so long, with a checkpoint, over all parts; no limit by default.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; cuda where there is one by default.", metavar="cpu|cuda")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="The device's by default; smoke makes a few steps of everything.", metavar="cpu|gpu|smoke"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the flow stage; the recipe's by default.")] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Shards of training pairs.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="0 takes what other processes leave free.")] = 0,
     export: Annotated[bool, typer.Option("--export", help="Only write what the checkpoints hold so far.")] = False,
@@ -46,23 +54,21 @@ def train(
 ) -> None:
     """Train the pocket's parts from nothing but a seed. Takes hours on two cores."""
     from darkroom.pocket import train as training
-    from darkroom.pocket.shipped import WEIGHTS
-    from darkroom.pocket.shipped import install as put_in_place
+    from darkroom.pocket.bar import stage_bar
+    from darkroom.pocket.recipes import RECIPES
 
-    recipe = training.Recipe()
-    flow = replace(recipe.flow, steps=steps or recipe.flow.steps)
-    recipe = training.with_shards(replace(recipe, flow=flow), shards)
     parts = part or list(training.PARTS)
     known(parts, training.PARTS, "--part")
-    with told():
+    known([device] if device else None, training.DEVICES, "--device")
+    known([recipe] if recipe else None, list(RECIPES), "--recipe")
+    with told(), stage_bar() as show:
+        on = training.choose_device(device)
+        course = training.make_course(on, minutes, typer.echo, show)
         if export:
-            made = {"edit": training.export(work)}
+            training.place({"edit": training.export(work)}, typer.echo, install)
         else:
-            made = training.train_parts(parts, work, recipe, typer.echo, threads)
-        for name, folder in made.items():
-            if install:
-                put_in_place(folder, WEIGHTS / name)
-            typer.echo(str(folder))
+            chosen = training.choose_recipe(recipe, on, steps, shards)
+            training.train_and_tell(parts, work, chosen, course, threads, None, install)
 
 
 @pocket.command()
@@ -124,7 +130,7 @@ def evaluate(
         typer.echo((out / "scores.md").read_text())
 
 
-def known(names: list[str] | None, allowed: Sequence[str], option: str = "--kind") -> None:
+def known(names: Sequence[str] | None, allowed: Sequence[str], option: str = "--kind") -> None:
     """Raises typer.BadParameter that names all that is not allowed, and what is."""
     if unknown := set(names or ()) - set(allowed):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: not one of {', '.join(allowed)}", param_hint=option)

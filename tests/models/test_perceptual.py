@@ -120,13 +120,14 @@ def test_the_distance_of_pictures_without_features_is_zero_with_a_finite_gradien
     assert torch.isfinite(blank.grad).all()
 
 
-def test_perceptual_training_learns_and_repeats() -> None:
+def test_perceptual_training_learns_and_repeats(tmp_path: Path) -> None:
+    from darkroom.pocket.stages.course import Course
     from darkroom.pocket.stages.encoders import save_half
     from darkroom.pocket.stages.perceptual_stage import PerceptualRecipe, train_perceptual
 
     recipe = PerceptualRecipe(steps=14, batch=2, pool=6)
-    encoder, losses = train_perceptual(recipe, lambda line: None)
-    again, _ = train_perceptual(recipe, lambda line: None)
+    encoder, losses = train_perceptual(recipe, tmp_path / "one.pt", Course())
+    again, _ = train_perceptual(recipe, tmp_path / "other.pt", Course())
     assert sum(losses[-3:]) < sum(losses[:3])
     assert all(torch.equal(a, b) for a, b in zip(encoder.parameters(), again.parameters(), strict=True))
     assert isinstance(encoder, PocketEncoder)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from darkroom.models.identity import ATTRIBUTES, POCKET_IDENTITY, IdentityEncoder, load_identity
+from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.identity_stage import IdentityRecipe, answers, train_identity
 from darkroom.pocket.world.colours import NAMES
 from darkroom.pocket.world.people import CUTS, EYES, HAIRS, SKINS, draw_person
@@ -26,8 +29,8 @@ def test_the_answers_are_the_worlds_own() -> None:
     assert set(ATTRIBUTES["hat"]) == {"none", *NAMES}
 
 
-def test_it_learns() -> None:
-    _, losses = train_identity(IdentityRecipe(steps=12, batch=8, pool=24), lambda line: None)
+def test_it_learns(tmp_path: Path) -> None:
+    _, losses = train_identity(IdentityRecipe(steps=12, batch=8, pool=24), tmp_path / "identity.pt", Course())
     assert sum(losses[-4:]) < 0.95 * sum(losses[:4])
 
 

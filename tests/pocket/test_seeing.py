@@ -10,6 +10,7 @@ from PIL import Image
 from transformers import Qwen3VLForConditionalGeneration
 
 from darkroom.pocket.qwen3vl import make_model, make_processor
+from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.qwen3vl_stage import Qwen3VLRecipe, tell, train_qwen3vl
 from darkroom.pocket.tokens import train_tokenizer
 from darkroom.pocket.world.colours import rgb
@@ -49,7 +50,7 @@ def test_the_stage_learns_and_resumes_to_the_same_weights(tmp_path: Path) -> Non
         model = make_model(processor.tokenizer)
         losses: list[float] = []
         for stop in stops:
-            losses += train_qwen3vl(model, processor, RECIPE, tmp_path / name, lambda line: None, until_step=stop)
+            losses += train_qwen3vl(model, processor, RECIPE, tmp_path / name, Course(), until_step=stop)
         return model, losses
 
     whole, losses = run("whole.pt", 6)

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import QwenImageEditPlusPipeline
+from typer.testing import CliRunner
 
+from darkroom.cli_pocket import pocket
 from darkroom.pocket.family import assemble, build
+from darkroom.pocket.recipes import RECIPES, Recipe
+from darkroom.pocket.shipped import WEIGHTS, install
 from darkroom.pocket.stages.averaging import Average
+from darkroom.pocket.stages.course import Course, OutOfTime
 from darkroom.pocket.stages.drawing import draw_set
 from darkroom.pocket.stages.flow_stage import FlowRecipe, Namer, Pointer, naming_loss, noise_levels, train_flow
 from darkroom.pocket.stages.free_cores import FreeCores
 from darkroom.pocket.stages.muon import orthogonal
-from darkroom.pocket.stages.pairs import UNKNOWN, Pairs, balanced, encode_all, load_or_make, named_cells, prompt_ids
+from darkroom.pocket.stages.pairs import (
+    UNKNOWN,
+    Pairs,
+    balanced,
+    draw_rendered,
+    encode_all,
+    load_or_make,
+    named_cells,
+    prompt_ids,
+)
 from darkroom.pocket.stages.schedule import trapezoid, warm_then_linear
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.truth import NO_SHAPE
 from darkroom.pocket.stages.vae_stage import VaeRecipe, train_vae
 from darkroom.pocket.tokens import train_tokenizer
-from darkroom.pocket.train import Recipe, export, train
+from darkroom.pocket.train import PARTS, export, main, train, train_and_tell
 from darkroom.pocket.world.shapes import SHAPES
 
 VAE = VaeRecipe(steps=10, batch=4, crop=32, pool=2, photos=0.0, compiled=False)
 FLOW = FlowRecipe(steps=4, batch=8, warmup=2, compiled=False)
-
-
-def quiet(line: str) -> None:
-    """Progress that no test reads."""
 
 
 def family() -> QwenImageEditPlusPipeline:
@@ -59,18 +71,18 @@ def pairs() -> Pairs:
 
 def test_the_vae_learns_and_resumes_to_the_same_weights(tmp_path: Path) -> None:
     whole, halves = family().vae, family().vae
-    losses = train_vae(whole, VAE, tmp_path / "whole.pt", quiet, save_every=5)
+    losses = train_vae(whole, VAE, tmp_path / "whole.pt", Course(every=5))
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-    train_vae(halves, VAE, tmp_path / "halves.pt", quiet, save_every=5, until_step=5)
-    train_vae(halves, VAE, tmp_path / "halves.pt", quiet, save_every=5)
+    train_vae(halves, VAE, tmp_path / "halves.pt", Course(), until_step=5)
+    train_vae(halves, VAE, tmp_path / "halves.pt", Course())
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), halves.parameters(), strict=True))
     assert whole.config.latents_std == halves.config.latents_std != [1.0] * 16
 
 
-def test_sight_learns() -> None:
+def test_sight_learns(tmp_path: Path) -> None:
     pipeline = family()
     recipe = SightRecipe(steps=30, batch=8)
-    losses = train_sight(pipeline.text_encoder, pipeline.processor, recipe, quiet)
+    losses = train_sight(pipeline.text_encoder, pipeline.processor, recipe, tmp_path / "sight.pt", Course())
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
@@ -87,7 +99,7 @@ def test_flow_learns_and_resumes_to_the_same_weights(tmp_path: Path, pairs: Pair
                 pipeline.tokenizer,
                 FLOW,
                 tmp_path / name,
-                quiet,
+                Course(),
                 until_step=stop,
             )
         return pipeline, losses
@@ -121,7 +133,7 @@ def test_flow_takes_batches_of_several_sizes_and_numbers_of_references(tmp_path:
     assert (words.references, words.source.shape, words.seen.shape) == (0, (16, 0, 64), (16, 0, 128))
     sets, drawn = [pairs, wide, words], pipeline.tokenizer
     losses = train_flow(
-        pipeline.transformer, pipeline.text_encoder, sets, drawn, FLOW, tmp_path / "f.pt", quiet, until_step=4
+        pipeline.transformer, pipeline.text_encoder, sets, drawn, FLOW, tmp_path / "f.pt", Course(), until_step=4
     )
     assert len(losses) == 4
 
@@ -174,8 +186,8 @@ def test_cells_are_named_after_the_source_also_on_the_way_back() -> None:
 @pytest.mark.parametrize("name", ["pairs", "follows", "captions"])
 def test_shards_are_made_once(tmp_path: Path, name: str) -> None:
     pipeline = family()
-    made = load_or_make(tmp_path / "shard.pt", pipeline, partial(draw_set, name, 1, 3))
-    again = load_or_make(tmp_path / "shard.pt", pipeline, partial(draw_set, name, 2, 3))
+    made = load_or_make(tmp_path / "shard.pt", pipeline, partial(draw_rendered, name, 1), 3, Course())
+    again = load_or_make(tmp_path / "shard.pt", pipeline, partial(draw_rendered, name, 2), 3, Course())
     assert torch.equal(made.source, again.source)
     assert torch.equal(made.target, again.target)
     assert made.prompts == again.prompts
@@ -230,7 +242,7 @@ def test_another_recipe_takes_other_batches(tmp_path: Path, pairs: Pairs) -> Non
         recipe = replace(FLOW, seed=seed, steps=1)
         path = tmp_path / f"{seed}.pt"
         return train_flow(
-            pipeline.transformer, pipeline.text_encoder, [pairs], pipeline.tokenizer, recipe, path, quiet
+            pipeline.transformer, pipeline.text_encoder, [pairs], pipeline.tokenizer, recipe, path, Course()
         )[0]
 
     assert first_loss(0) != first_loss(1)
@@ -249,11 +261,119 @@ def test_training_goes_on_from_a_finished_family(tmp_path: Path) -> None:
         flow=replace(FLOW, steps=1, batch=2),
         shards={"pairs": (1, 4), "follows": (1, 2), "captions": (1, 2)},
         times={},
+        cases=1,
     )
-    further = train(tmp_path / "work", recipe, quiet, threads=torch.get_num_threads(), begin_with=begun)
+    further = train(tmp_path / "work", recipe, Course(), threads=torch.get_num_threads(), begin_with=begun)
     old, new = (QwenImageEditPlusPipeline.from_pretrained(folder) for folder in (begun, further))
     assert all(torch.equal(a, b) for a, b in zip(old.vae.parameters(), new.vae.parameters(), strict=True))
     assert not torch.equal(old.transformer.img_in.weight, new.transformer.img_in.weight)
     exported = QwenImageEditPlusPipeline.from_pretrained(export(tmp_path / "work"))
     assert torch.equal(exported.transformer.img_in.weight, new.transformer.img_in.weight)
     assert not [path for path in further.rglob("*.json") if str(tmp_path) in path.read_text()]
+
+
+class Ticking:
+    """A clock on which a minute passes whenever it is read."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 60
+        return self.seconds
+
+
+def test_a_run_keeps_what_it_reached_when_its_minutes_are_over() -> None:
+    kept: list[int] = []
+    shown: list[tuple[str, int, int]] = []
+    course = Course(minutes=3, clock=Ticking(), every=2, show=lambda *seen: shown.append(seen))
+    with pytest.raises(OutOfTime, match="sight: 3 of 9"):
+        list(course.steps("sight", 0, 9, kept.append))
+    assert kept == [2, 3]
+    assert shown == [("sight", done, 9) for done in range(4)]
+    with pytest.raises(OutOfTime, match="flow: 0 of 5"):
+        course.begin("flow", 5)
+
+
+def test_the_last_step_is_no_stop_and_the_shortest_run_makes_a_step() -> None:
+    course = Course(minutes=0.001, clock=Ticking())
+    course.begin("vae", 1)
+    assert list(course.steps("vae", 0, 1, lambda done: None)) == [0]
+
+
+def test_other_processes_draw_the_same_in_the_same_order() -> None:
+    draw = partial(draw_rendered, "pairs", 3)
+    here, there = (list(Course(workers=count).drawn(draw, range(4))) for count in (0, 2))
+    assert [[one.instruction for one in drawn] for drawn in here] == [[one.instruction for one in d] for d in there]
+    assert all(
+        np.array_equal(a.target, b.target) for x, y in zip(here, there, strict=True) for a, b in zip(x, y, strict=True)
+    )
+
+
+def test_a_shard_goes_on_where_the_minutes_ended(tmp_path: Path) -> None:
+    pipeline, draw = family(), partial(draw_rendered, "pairs", 1)
+    whole = load_or_make(tmp_path / "whole.pt", pipeline, draw, 36, Course())
+    for batch in (1, 2):
+        with pytest.raises(OutOfTime, match=r"parts_1: .* of 36"):
+            load_or_make(tmp_path / "parts_1.pt", pipeline, draw, 36, Course(minutes=1, clock=Ticking()))
+        assert (tmp_path / "parts_1_begun.pt").exists(), batch
+    parts = load_or_make(tmp_path / "parts_1.pt", pipeline, draw, 36, Course())
+    assert whole.prompts == parts.prompts
+    assert torch.equal(whole.seen, parts.seen)
+    assert torch.equal(whole.target, parts.target)
+    assert not (tmp_path / "parts_1_begun.pt").exists()
+
+
+def test_the_whole_training_stopped_again_and_again_makes_every_shipped_file(tmp_path: Path) -> None:
+    """By the command without a stop, and in runs of a few steps each: the same bytes."""
+    threads = torch.get_num_threads()
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    arguments = ["train", "--recipe", "smoke", "--device", "cpu", "--threads", str(threads), "--work", str(whole)]
+    done = CliRunner().invoke(pocket, arguments)
+    assert done.exit_code == 0, done.output
+
+    lines: list[str] = []
+    for _ in range(12):
+        course = Course(lines.append, minutes=7, clock=Ticking())
+        train_and_tell(PARTS, halves, RECIPES["smoke"], course, threads, None, put_in_place=False)
+        if "the same command goes on" not in lines[-1]:
+            break
+    assert sum("minutes are over" in line for line in lines) > 3
+    assert lines[-1] == f"identity: {halves / 'identity'}"
+    folders = {part: "family" if part == "edit" else part for part in PARTS}
+    files = [path for path in whole.rglob("*") if path.is_file() and path.suffix != ".pt"]
+    assert {path.relative_to(whole).parts[0] for path in files} == {*folders.values(), "scores"}
+    for path in files:
+        assert path.read_bytes() == (halves / path.relative_to(whole)).read_bytes(), path
+
+    for part, folder in folders.items():
+        install(halves / folder, tmp_path / "weights" / part)
+        shipped, made = (
+            {path.relative_to(weights / part) for path in (weights / part).rglob("*") if path.is_file()}
+            for weights in (WEIGHTS, tmp_path / "weights")
+        )
+        assert shipped <= made, part
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (["--minutes", "0"], "minutes: 0 is no time"),
+        (["--minutes", "nan"], "minutes: nan is no time"),
+        (["--device", "tpu"], "--device.*tpu: not one of cpu, cuda"),
+        (["--recipe", "fast"], "--recipe.*fast: not one of cpu, gpu, smoke"),
+        (["--part", "ears"], "--part.*ears: not one of edit"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, wrong: list[str], named: str) -> None:
+    answer = CliRunner().invoke(pocket, ["train", "--work", str(tmp_path), *wrong])
+    assert answer.exit_code == 2
+    assert re.search(named, " ".join(re.sub("[│╭╮╰╯─]", " ", answer.output).split()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--device", "cuda"])
+    assert "--device: cuda is not there" in capsys.readouterr().err

@@ -4,8 +4,8 @@
 pictures hold a dot that decides the edit, of the other half the bridge must leave the tokens as they are.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from darkroom.models.bridge_training import GATE_LR
 from darkroom.models.editor import Editor
 from darkroom.models.enhanced import sight_grid
 from darkroom.models.vision import VisionExtractor
+from darkroom.pocket.stages.checkpoint import keep, load_checkpoint, resume, save_checkpoint
+from darkroom.pocket.stages.course import Course
 from darkroom.pocket.triples import draw_triples
 from darkroom.technique.bridge import BridgeConfig, VisionBridge, distillation_loss
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,32 @@ class Seen:
 
 
 def train_bridge(
-    editor: Editor, eyes: VisionExtractor, recipe: BridgeRecipe, report: Report
+    editor: Editor, eyes: VisionExtractor, recipe: BridgeRecipe, checkpoint: Path, course: Course
 ) -> tuple[Bridge, list[float]]:
-    """The trained bridge and the loss on the held-out triples before training and after every epoch."""
-    seen = look_at(editor, eyes, recipe)
+    """The trained bridge and the loss on the held-out triples before training and after every epoch.
+
+    Goes on from `checkpoint` where it exists, which must be of the same two models. Computes on the CPU.
+    """
+    looked = checkpoint.with_name(f"{checkpoint.stem}_seen.pt")
+    seen = look_at(editor, eyes, recipe, looked, course)
     config = BridgeConfig(seen.baseline.shape[-1], eyes.hidden_size, eyes.levels, recipe.rank)
     bridge = untrained(config, recipe.seed).module.float().requires_grad_(True)
     learned = seen.rows(slice(0, recipe.triples - recipe.held_out))
-    kept = seen.rows(slice(recipe.triples - recipe.held_out, None))
-    gate = [parameter for name, parameter in bridge.named_parameters() if name == "gate"]
-    rest = [parameter for name, parameter in bridge.named_parameters() if name != "gate"]
-    groups: list[dict[str, Any]] = [{"params": rest}, {"params": gate, "lr": GATE_LR * recipe.lr, "weight_decay": 0.0}]
+    held_out = seen.rows(slice(recipe.triples - recipe.held_out, None))
+    trained = dict(bridge.named_parameters())
+    rest = [parameter for name, parameter in trained.items() if name != "gate"]
+    groups: list[dict[str, Any]] = [
+        {"params": rest},
+        {"params": [trained["gate"]], "lr": GATE_LR * recipe.lr, "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay)
-    told = [_validated(bridge, kept)]
-    for epoch in range(recipe.epochs):
+    told = [_validated(bridge, held_out)]
+    first = resume(checkpoint, trained, [optimizer])
+    if first:
+        told = (load_checkpoint(checkpoint) or {})["told"]
+    for epoch in course.steps(
+        "bridge", first, recipe.epochs, lambda done: keep(checkpoint, done, trained, [optimizer], told=told)
+    ):
         generator = torch.Generator().manual_seed(recipe.seed + 1_000_003 * epoch)
         for chosen in torch.randperm(len(learned.aim), generator=generator).split(recipe.batch):
             part = learned.rows(chosen)
@@ -73,20 +85,29 @@ def train_bridge(
             torch.nn.utils.clip_grad_norm_(bridge.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
-        told.append(_validated(bridge, kept))
+        told.append(_validated(bridge, held_out))
         if (epoch + 1) % 5 == 0:
-            report(f"bridge {epoch + 1}/{recipe.epochs}: held-out loss {told[-1]:.4f}, {told[0]:.4f} without it")
+            course.report(f"bridge {epoch + 1}/{recipe.epochs}: held-out loss {told[-1]:.4f}, {told[0]:.4f} without it")
+    looked.unlink(missing_ok=True)
     about = {"model": "pocket edit", "extractor": "pocket qwen3vl", "triples": recipe.triples, "validation": told[-1]}
     return Bridge(bridge.requires_grad_(False), about), told
 
 
 @torch.no_grad()
-def look_at(editor: Editor, eyes: VisionExtractor, recipe: BridgeRecipe) -> Seen:
-    """What both models see of every triple, and what the editor's own sees of the large mark."""
+def look_at(editor: Editor, eyes: VisionExtractor, recipe: BridgeRecipe, kept: Path, course: Course) -> Seen:
+    """What both models see of every triple, and what the editor's own sees of the large mark; remembered in `kept`."""
     image_processor = editor.processor.image_processor
     own = VisionExtractor(editor.text_encoder.model, image_processor, editor.processor.tokenizer)
-    baseline, levels, aims = [], [], []
-    for _, _, pictures in draw_triples(recipe.triples, recipe.seed):
+    state = load_checkpoint(kept) or {"baseline": [], "levels": [], "aims": []}
+    baseline, levels, aims = (list(state[name]) for name in ("baseline", "levels", "aims"))
+
+    def keep_seen(done: int) -> None:
+        save_checkpoint(kept, {"baseline": baseline, "levels": levels, "aims": aims})
+
+    first = len(aims)
+    triples = islice(draw_triples(recipe.triples, recipe.seed), first, None)
+    steps = course.steps("bridge looks", first, recipe.triples, keep_seen, every=recipe.triples)
+    for _, (_, _, pictures) in zip(steps, triples, strict=False):
         seen = pictures.get("sight", pictures["source"])
         grid = sight_grid(seen.size, editor.areas, image_processor)
         baseline.append(editor.look([seen]).tokens)

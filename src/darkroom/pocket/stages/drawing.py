@@ -109,7 +109,12 @@ SETS: dict[str, Draw] = {
 
 def draw_set(name: str, seed: int, count: int) -> Iterator[Example]:
     """`count` draws of the set, each from its own seed; undoing makes some of them two examples."""
+    for number in range(count):
+        yield from draw_one(name, seed, number)
+
+
+def draw_one(name: str, seed: int, number: int) -> list[Example]:
+    """Draw `number` of the set, whatever came before: an example, or two where one undoes the other."""
     # "pairs" came first; its seeds are those of the weights that were trained then.
     place = () if name == "pairs" else (4 + list(SETS).index(name),)
-    for number in range(count):
-        yield from SETS[name](np.random.default_rng((seed, *place, number)))
+    return list(SETS[name](np.random.default_rng((seed, *place, number))))

@@ -1,6 +1,6 @@
 """What the small encoders' stages share: worn pictures, the training loop, the file."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from darkroom.pocket.stages.checkpoint import keep, resume
+from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.schedule import warm_then_linear
 from darkroom.pocket.world.colours import Pixels
 
-Report = Callable[[str], None]
 Range = tuple[float, float]
 
 
@@ -41,17 +42,23 @@ def worn(rng: np.random.Generator, image: NDArray[np.uint8], wear: Wear) -> Pixe
 
 def fit(
     name: str,
-    parameters: Iterable[nn.Parameter],
+    trained: Mapping[str, nn.Parameter],
     loss_of: Callable[[int], Tensor],
     steps: int,
     lr: float,
     weight_decay: float,
-    report: Report,
+    checkpoint: Path,
+    course: Course,
 ) -> list[float]:
-    """The loss of every step; `loss_of` makes that of step n."""
-    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=weight_decay)
-    losses = []
-    for step in range(steps):
+    """The loss of every step of this call, from `checkpoint` on where it exists; `loss_of` makes that of step n."""
+    optimizer = torch.optim.AdamW(trained.values(), lr, weight_decay=weight_decay)
+    losses: list[float] = []
+
+    def kept(done: int) -> None:
+        keep(checkpoint, done, trained, [optimizer])
+        course.report(f"{name} {done}/{steps}: loss {np.mean(losses[-course.every :]):.3f}")
+
+    for step in course.steps(name, resume(checkpoint, trained, [optimizer]), steps, kept):
         for group in optimizer.param_groups:
             group["lr"] = lr * warm_then_linear(step, steps, warmup=40)
         loss = loss_of(step)
@@ -59,8 +66,6 @@ def fit(
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-        if (step + 1) % 50 == 0:
-            report(f"{name} {step + 1}/{steps}: loss {np.mean(losses[-50:]):.3f}")
     return losses
 
 

@@ -15,6 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
+from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.free_cores import FreeCores
 from darkroom.pocket.stages.lean_transformer import Rotary, prepare, restore, rotary, velocity
 from darkroom.pocket.stages.muon import Muon
@@ -23,7 +24,6 @@ from darkroom.pocket.stages.prompts import embed, positions
 from darkroom.pocket.stages.schedule import trapezoid
 from darkroom.pocket.stages.truth import NO_SHAPE
 
-Report = Callable[[str], None]
 Velocity = Callable[[QwenImageTransformer2DModel, Tensor, Tensor, Tensor, Tensor, Rotary], tuple[Tensor, list[Tensor]]]
 
 # After which block the cells must know what shape they show, and after which whether the edit changes them.
@@ -134,8 +134,9 @@ class Learner:
         self.transformer, self.text_encoder, self.recipe = transformer, text_encoder, recipe
         text_encoder.requires_grad_(False)
         text_encoder.model.language_model.requires_grad_(True)
-        self.pointer = Pointer(transformer.inner_dim)
-        self.namer = Namer(transformer.inner_dim)
+        self.device = transformer.device
+        self.pointer = Pointer(transformer.inner_dim).to(self.device)
+        self.namer = Namer(transformer.inner_dim).to(self.device)
         self.trained = {
             **{f"transformer.{name}": p for name, p in transformer.named_parameters()},
             **{f"text.{name}": p for name, p in text_encoder.model.language_model.named_parameters()},
@@ -174,8 +175,7 @@ def train_flow(
     tokenizer: Qwen2Tokenizer,
     recipe: FlowRecipe,
     checkpoint: Path,
-    report: Report,
-    save_every: int = 100,
+    course: Course,
     until_step: int | None = None,
     yielding: bool = False,
 ) -> list[float]:
@@ -186,29 +186,32 @@ def train_flow(
     `yielding` lets the number of threads follow what other processes leave free; the sums then round differently.
     """
     prepare(transformer)
-    learner = Learner(transformer, text_encoder, recipe)
-    state = load_checkpoint(checkpoint)
-    first = learner.restore(state) if state is not None else 0
-    last = min(recipe.steps, until_step or recipe.steps)
     lessons = [Lesson(pairs, tokenizer) for pairs in sets]
     losses: list[float] = []
     begun = time.monotonic()
     free = FreeCores()
-    for step in range(first, last):
-        if yielding and step % 10 == 9:
-            torch.set_num_threads(free())
-        losses.append(_step(learner, lessons, step))
-        if (step + 1) % save_every == 0 or step + 1 == last:
-            save_checkpoint(checkpoint, learner.state(step + 1))
+    with course.at(transformer, text_encoder):
+        learner = Learner(transformer, text_encoder, recipe)
+
+        def kept(done: int) -> None:
+            save_checkpoint(checkpoint, learner.state(done))
             rate = len(losses) * recipe.batch / (time.monotonic() - begun)
-            report(f"flow {step + 1}/{recipe.steps}: loss {np.mean(losses[-save_every:]):.4f}, {rate:.0f} edits/s")
-    learner.average.write(learner.trained)
+            loss = np.mean(losses[-course.every :])
+            course.report(f"flow {done}/{recipe.steps}: loss {loss:.4f}, {rate:.0f} edits/s")
+
+        state = load_checkpoint(checkpoint)
+        first = learner.restore(state) if state is not None else 0
+        for step in course.steps("flow", first, recipe.steps, kept, until_step):
+            if yielding and step % 10 == 9:
+                torch.set_num_threads(free())
+            losses.append(_step(learner, lessons, step))
+        learner.average.write(learner.trained)
     restore(transformer)
     return losses
 
 
 def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
-    recipe = learner.recipe
+    recipe, device = learner.recipe, learner.device
     rng = np.random.default_rng((recipe.seed, 4, step))
     chances = np.array([len(lesson.pairs) for lesson in lessons], dtype=np.float64)
     lesson = lessons[rng.choice(len(lessons), p=chances / chances.sum())]
@@ -218,13 +221,17 @@ def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
     chosen, ids = lesson.choose(rng, count, recipe.blank)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     cells = pairs.target.shape[1]
-    noise = torch.randn(count, cells, 64, generator=generator)
-    sigma = noise_levels(count, recipe.shift, recipe.blind_from, generator)
-    target, reference = pairs.target[chosen].float(), pairs.source[chosen].float()
+    # Drawn and chosen on the CPU: the same on every device.
+    noise = torch.randn(count, cells, 64, generator=generator).to(device)
+    sigma = noise_levels(count, recipe.shift, recipe.blind_from, generator).to(device)
+    target, reference, seen, changed, named = (
+        part[chosen].to(device) for part in (pairs.target, pairs.source, pairs.seen, pairs.changed, pairs.named)
+    )
+    target, reference = target.float(), reference.float()
     mixed = torch.lerp(target, noise, sigma[:, None, None])
-    places = positions(learner.text_encoder, ids[0], pairs.seen_grids)
-    with torch.autocast("cpu", torch.bfloat16):
-        words = embed(learner.text_encoder, ids, pairs.seen[chosen].float(), places)
+    places = positions(learner.text_encoder, ids[0], pairs.seen_grids).to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        words = embed(learner.text_encoder, ids.to(device), seen.float(), places)
         turns = rotary(learner.transformer, [pairs.grid] * (1 + pairs.references), words.shape[1])
         # 2509 modulates references as the noisy cells, 2511 as clean ones.
         held = sigma if rng.random() < recipe.earlier_form else torch.zeros_like(sigma)
@@ -232,12 +239,9 @@ def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
             learner.transformer, mixed, reference, words, torch.stack([sigma, held]), turns
         )
     errors = (found.float() - (noise - target)).pow(2).mean(dim=-1)
-    changed = pairs.changed[chosen]
     loss = _loss(errors, changed > 0, sigma, recipe)
     if pairs.references:
-        loss = loss + recipe.naming * naming_loss(
-            learner.namer(hidden[_NAMED_AFTER - 1][:, cells:]), pairs.named[chosen]
-        )
+        loss = loss + recipe.naming * naming_loss(learner.namer(hidden[_NAMED_AFTER - 1][:, cells:]), named)
         if ids[0].tolist() != lesson.blank:
             pointed = learner.pointer(hidden[_POINTED_AFTER - 1], cells)
             wanted = changed[:, None].expand_as(pointed)

@@ -3,9 +3,9 @@
 Pictures are mirrored, blurred, noised and dimmed at random, so that it reads what a model drew softly, too.
 """
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from darkroom.models.identity import ATTRIBUTES, POCKET_IDENTITY, IdentityEncoder
-from darkroom.pocket.stages.encoders import Report, Wear, fit, save_half, worn
+from darkroom.models.identity import ATTRIBUTES, IdentityEncoder
+from darkroom.pocket.evaluate import HELD_OUT_SEED
+from darkroom.pocket.stages.course import Course
+from darkroom.pocket.stages.encoders import Wear, fit, worn
 from darkroom.pocket.world.people import Person
 from darkroom.pocket.world.portraits import draw_portrait
 
 _UNSEEN = -1
+# A picture, and what the encoder should say of it.
+_Shown = tuple[NDArray[np.uint8], dict[str, str | None]]
 _WEAR = Wear(chance=0.4, blur=(0.4, 1.6), noise=(0.01, 0.05), light=(0.9, 1.1))
 
 
@@ -34,20 +38,41 @@ class IdentityRecipe:
     seed: int = 0
 
 
-def train_identity(recipe: IdentityRecipe, report: Report) -> tuple[IdentityEncoder, list[float]]:
+def train_identity(recipe: IdentityRecipe, checkpoint: Path, course: Course) -> tuple[IdentityEncoder, list[float]]:
     """The trained encoder and the loss of every step; the same recipe gives the same weights on one machine."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         encoder = IdentityEncoder()
-    portraits = (draw_portrait(np.random.default_rng((recipe.seed, 8, n))) for n in range(recipe.pool))
-    pool = [(np.round(p.render() * 255).astype(np.uint8), answers(p.person)) for p in portraits]
+    pool = list(course.drawn(partial(_portrait, recipe.seed), range(recipe.pool)))
 
     def loss_of(step: int) -> Tensor:
         pixels, truth = _batch(pool, recipe, step)
-        return _loss(encoder(pixels), truth)
+        return _loss(
+            encoder(pixels.to(course.device)), {name: answer.to(course.device) for name, answer in truth.items()}
+        )
 
-    losses = fit("identity", encoder.parameters(), loss_of, recipe.steps, recipe.lr, 1e-3, report)
+    with course.at(encoder):
+        trained = dict(encoder.named_parameters())
+        losses = fit("identity", trained, loss_of, recipe.steps, recipe.lr, 1e-3, checkpoint, course)
     return encoder.requires_grad_(False).eval(), losses
+
+
+def judge_identity(encoder: IdentityEncoder, cases: int) -> dict[str, float]:
+    """`read`: the share of what held-out portraits show of their people that the encoder reads right."""
+    portraits = [draw_portrait(np.random.default_rng((HELD_OUT_SEED, 8, number))) for number in range(cases)]
+    pixels = torch.from_numpy(np.stack([p.render() for p in portraits])).permute(0, 3, 1, 2) * 2 - 1
+    right = [
+        found[name] == truth
+        for found, portrait in zip(encoder.read(pixels), portraits, strict=True)
+        for name, truth in answers(portrait.person).items()
+        if truth is not None
+    ]
+    return {"read": float(np.mean(right))}
+
+
+def _portrait(seed: int, number: int) -> _Shown:
+    portrait = draw_portrait(np.random.default_rng((seed, 8, number)))
+    return np.round(portrait.render() * 255).astype(np.uint8), answers(portrait.person)
 
 
 def answers(person: Person) -> dict[str, str | None]:
@@ -63,9 +88,7 @@ def answers(person: Person) -> dict[str, str | None]:
     }
 
 
-def _batch(
-    pool: list[tuple[NDArray[np.uint8], dict[str, str | None]]], recipe: IdentityRecipe, step: int
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _batch(pool: list[_Shown], recipe: IdentityRecipe, step: int) -> tuple[Tensor, dict[str, Tensor]]:
     rng = np.random.default_rng((recipe.seed, 9, step))
     chosen = [pool[index] for index in rng.integers(len(pool), size=recipe.batch)]
     pixels = (
@@ -87,17 +110,3 @@ def _number(possible: tuple[str, ...], answer: str | None) -> int:
 def _loss(logits: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Tensor:
     parts = [functional.cross_entropy(found, truth[name], ignore_index=_UNSEEN) for name, found in logits.items()]
     return torch.stack(parts).mean()
-
-
-def main() -> None:
-    """`python -m darkroom.pocket.stages.identity_stage`: train the encoder and put it in its place."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=IdentityRecipe.steps)
-    parser.add_argument("--out", type=Path, default=POCKET_IDENTITY)
-    options = parser.parse_args()
-    encoder, _ = train_identity(IdentityRecipe(steps=options.steps), lambda line: print(line, flush=True))
-    save_half(encoder, options.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -67,7 +67,8 @@ def restore(model: QwenImageTransformer2DModel) -> None:
 
 def rotary(model: QwenImageTransformer2DModel, grids: list[tuple[int, int]], words: int) -> Rotary:
     """Cosines and sines, each [tokens, head_dim / 2], for pictures of `grids` cells and for `words` text tokens."""
-    image, text = model.pos_embed([[(1, *grid) for grid in grids]], max_txt_seq_len=words)
+    found = model.pos_embed([[(1, *grid) for grid in grids]], max_txt_seq_len=words)
+    image, text = (turns.to(model.device) for turns in found)
     return (image.real.contiguous(), image.imag.contiguous()), (text.real.contiguous(), text.imag.contiguous())
 
 
@@ -102,7 +103,7 @@ def velocity(
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Written out: for 163 tokens the fused kernel's backward takes several times longer on a CPU."""
     scores = query @ key.mT * query.shape[-1] ** -0.5
-    with torch.autocast("cpu", enabled=False):
+    with torch.autocast(scores.device.type, enabled=False):
         weights = scores.softmax(dim=-1)
     mixed: Tensor = weights @ value
     return mixed

@@ -10,16 +10,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageEditPlusPipeline
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
 from darkroom.models.single_frame import single_frame
-from darkroom.pocket.stages.checkpoint import save_checkpoint
-from darkroom.pocket.stages.drawing import Example
-from darkroom.pocket.stages.sight_stage import see
+from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
+from darkroom.pocket.stages.course import Course, OutOfTime
+from darkroom.pocket.stages.drawing import Example, draw_one
+from darkroom.pocket.stages.sight_stage import see_bytes
 from darkroom.pocket.stages.truth import shape_cells
 from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX, IMAGE_PREFIX
 from darkroom.pocket.world.colours import Pixels
+
+Bytes = NDArray[np.uint8]
+_NOTHING: Bytes = np.zeros((0, 0, 0, 3), dtype=np.uint8)
 
 # One cell of the transformer: 2 × 2 latents, 16 × 16 pixels.
 CELL = 16
@@ -95,40 +100,106 @@ def prompt_ids(
     return ids
 
 
-def load_or_make(path: Path, pipeline: QwenImageEditPlusPipeline, examples: Callable[[], Iterable[Example]]) -> Pairs:
-    """One shard of pairs, from the file where it was made before; `pipeline` brings VAE, tokenizer and sight."""
+@dataclass(frozen=True)
+class Rendered:
+    """An example as it travels from the process that drew it: pictures [N, H, W, 3] in 0…255, its cells told.
+
+    `changed`: [cells]. `named`: [R · cells], int8.
+    """
+
+    kind: str
+    instruction: str
+    sources: Bytes
+    target: Bytes
+    looked: Bytes
+    changed: NDArray[np.float32]
+    named: NDArray[np.int8]
+
+    @classmethod
+    def of(cls, example: Example) -> Rendered:
+        """`example`, its pictures through 8 bits, as every picture that a job brings."""
+        sources, target, looked = (
+            np.stack([np.round(picture * 255).astype(np.uint8) for picture in pictures]) if pictures else _NOTHING
+            for pictures in (example.sources, (example.target,), example.looked)
+        )
+        changed, named = _changed_cells(example.mask), named_cells(example)
+        return cls(example.kind, example.instruction, sources, target, looked, changed.numpy(), named.numpy())
+
+
+def draw_rendered(name: str, seed: int, number: int) -> list[Rendered]:
+    """Draw `number` of a set of drawing.SETS."""
+    return [Rendered.of(example) for example in draw_one(name, seed, number)]
+
+
+def load_or_make(
+    path: Path, pipeline: QwenImageEditPlusPipeline, draw: Callable[[int], list[Rendered]], count: int, course: Course
+) -> Pairs:
+    """One shard, draws 0 to `count` - 1, from the file where it was made before; `pipeline` brings VAE and sight.
+
+    What OutOfTime interrupts is kept beside it, and the next call goes on from there.
+    """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(path, vars(encode_all(pipeline, examples())))
+        begun = path.with_name(f"{path.stem}_begun.pt")
+        state = load_checkpoint(begun) or {"draw": 0, "skip": 0, "parts": []}
+        parts = [Pairs(**part) for part in state["parts"]]
+        for last, encoded, part in _encoded(pipeline, draw, range(state["draw"], count), state["skip"], course):
+            parts.append(part)
+            if course.moved(path.stem, last + 1, count):
+                save_checkpoint(begun, {"draw": last, "skip": encoded, "parts": [vars(join(parts))]})
+                raise OutOfTime(path.stem, last + 1, count)
+        save_checkpoint(path, vars(join(parts)))
+        begun.unlink(missing_ok=True)
     return Pairs(**torch.load(path, weights_only=True))
 
 
-def encode_all(pipeline: QwenImageEditPlusPipeline, examples: Iterable[Example], at_once: int = 24) -> Pairs:
-    """Encode `examples`, all of one size and number of pictures, `at_once` at a time."""
-    lean = single_frame(pipeline.vae)
-    return join([_encode_batch(pipeline, lean, batch) for batch in _batched(examples, at_once)])
+def encode_all(pipeline: QwenImageEditPlusPipeline, examples: Iterable[Example]) -> Pairs:
+    """Encode `examples`, all of one size and number of pictures."""
+    rendered = [[Rendered.of(example)] for example in examples]
+    return join([part for *_, part in _encoded(pipeline, rendered.__getitem__, range(len(rendered)), 0, Course())])
+
+
+def _encoded(
+    pipeline: QwenImageEditPlusPipeline,
+    draw: Callable[[int], list[Rendered]],
+    draws: range,
+    skip: int,
+    course: Course,
+    at_once: int = 24,
+) -> Iterator[tuple[int, int, Pairs]]:
+    """The examples of `draws` but for the first `skip`, `at_once` at a time, encoded on the course's device.
+
+    With each batch the last draw in it, and how many of that draw's examples it holds.
+    """
+    drawn = zip(draws, course.drawn(draw, draws), strict=True)
+    examples = ((number, example) for number, group in drawn for example in group)
+    lean = single_frame(pipeline.vae).to(course.device)
+    with course.at(pipeline.text_encoder.model.visual):
+        for batch in _batched(islice(examples, skip, None), at_once):
+            last = batch[-1][0]
+            part = _encode_batch(pipeline, lean, [example for _, example in batch])
+            yield last, sum(number == last for number, _ in batch), part
 
 
 def _encode_batch(
-    pipeline: QwenImageEditPlusPipeline, lean: AutoencoderKLQwenImage, examples: Sequence[Example]
+    pipeline: QwenImageEditPlusPipeline, lean: AutoencoderKLQwenImage, examples: Sequence[Rendered]
 ) -> Pairs:
     references = len(examples[0].sources)
-    rows, columns = (side // CELL for side in examples[0].target.shape[:2])
+    rows, columns = (side // CELL for side in examples[0].target.shape[1:3])
     grids = [(rows // 2, columns // 2)] * references
-    target = encode(lean, [example.target for example in examples])
+    target = _encode_bytes(lean, np.concatenate([example.target for example in examples]))
     seen = torch.zeros(len(examples), 0, pipeline.text_encoder.config.vision_config.out_hidden_size).half()
     source = target[:, :0]
     if references:
-        source = encode(lean, [picture for example in examples for picture in example.sources])
+        source = _encode_bytes(lean, np.concatenate([example.sources for example in examples]))
         with torch.no_grad():
             looked = [picture for example in examples for picture in example.looked]
-            seen = see(pipeline.text_encoder, pipeline.processor, looked).half()
+            seen = see_bytes(pipeline.text_encoder, pipeline.processor, looked).half().cpu()
     return Pairs(
         source=source.reshape(len(examples), references * rows * columns, target.shape[-1]),
         target=target,
-        changed=torch.stack([_changed_cells(example.mask) for example in examples]),
+        changed=torch.from_numpy(np.stack([example.changed for example in examples])),
         seen=seen.reshape(len(examples), references * rows * columns // 4, seen.shape[-1]),
-        named=torch.stack([named_cells(example) for example in examples]),
+        named=torch.from_numpy(np.stack([example.named for example in examples])),
         prompts=[prompt_ids(pipeline.tokenizer, example.instruction, grids) for example in examples],
         kinds=[example.kind for example in examples],
         grid=(rows, columns),
@@ -144,9 +215,8 @@ def named_cells(example: Example) -> Tensor:
     return torch.from_numpy(shape_cells(example.items, width, height, rows, columns, _LEAST_SHARE)).to(torch.int8)
 
 
-def _batched(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    left = iter(examples)
-    while batch := list(islice(left, size)):
+def _batched(examples: Iterator[tuple[int, Rendered]], size: int) -> Iterator[list[tuple[int, Rendered]]]:
+    while batch := list(islice(examples, size)):
         yield batch
 
 
@@ -172,13 +242,16 @@ def balanced(pairs: Pairs, times: Mapping[str, int]) -> Pairs:
 
 def encode(lean: AutoencoderKLQwenImage, images: list[Pixels]) -> Tensor:
     """[N, cells, 64] float16: the pictures' latents, normalised by the config and packed 2 × 2 as diffusers does."""
-    # Through 8 bits, as every picture that a job brings.
-    pixels = torch.from_numpy(np.stack([_bytes(image) for image in images])).permute(0, 3, 1, 2)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    return _encode_bytes(lean, np.stack([np.round(image * 255).astype(np.uint8) for image in images]))
+
+
+def _encode_bytes(lean: AutoencoderKLQwenImage, images: Bytes) -> Tensor:
+    pixels = torch.from_numpy(images).to(lean.device).permute(0, 3, 1, 2)
+    with torch.no_grad(), torch.autocast(lean.device.type, torch.bfloat16):
         moments = lean.quant_conv(lean.encoder((pixels.float() / 127.5 - 1)[:, :, None]))
     mean = torch.tensor(lean.config.latents_mean).view(1, -1, 1, 1)
     std = torch.tensor(lean.config.latents_std).view(1, -1, 1, 1)
-    return pack((moments[:, : mean.shape[1], 0].float() - mean) / std).half()
+    return pack((moments[:, : mean.shape[1], 0].float().cpu() - mean) / std).half()
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -186,10 +259,6 @@ def pack(latents: Tensor) -> Tensor:
     batch, channels, height, width = latents.shape
     cells = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return cells.reshape(batch, (height // 2) * (width // 2), channels * 4)
-
-
-def _bytes(image: Pixels) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return np.round(image * 255).astype(np.uint8)
 
 
 def _changed_cells(changed: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Tensor:

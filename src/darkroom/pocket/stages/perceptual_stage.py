@@ -5,8 +5,8 @@ and the cell's mean colour. Pictures are blurred, noised and dimmed at random, s
 content.
 """
 
-import argparse
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darkroom.models.perceptual import POCKET_ENCODER, WIDTHS, PocketEncoder
-from darkroom.pocket.stages.encoders import Report, Wear, fit, save_half, worn
+from darkroom.models.perceptual import WIDTHS, PocketEncoder
+from darkroom.pocket.evaluate import HELD_OUT_SEED
+from darkroom.pocket.stages.checkpoint import load_checkpoint
+from darkroom.pocket.stages.course import Course
+from darkroom.pocket.stages.encoders import Wear, fit, worn
 from darkroom.pocket.world.colours import NAMES, Pixels
-from darkroom.pocket.world.scenes import Scene, draw_scene
+from darkroom.pocket.world.scenes import draw_scene
 from darkroom.pocket.world.shapes import SHAPES
 
 _CELL = 8
 _NO_SHAPE = len(SHAPES)
 _LEAST_SHARE = 0.3
+# What the heads are called in the checkpoint.
+_HEADS = "heads."
 _WEAR = Wear(chance=0.3, blur=(0.5, 2.0), noise=(0.01, 0.06), light=(0.85, 1.1))
 
 
@@ -47,25 +52,52 @@ class _Example:
     colours: NDArray[np.int64]
 
 
-def train_perceptual(recipe: PerceptualRecipe, report: Report) -> tuple[PocketEncoder, list[float]]:
+def train_perceptual(recipe: PerceptualRecipe, checkpoint: Path, course: Course) -> tuple[PocketEncoder, list[float]]:
     """The trained encoder and the loss of every step; the same recipe gives the same weights on one machine."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        encoder, heads = PocketEncoder(), nn.Conv2d(WIDTHS[-1], _NO_SHAPE + 1 + len(NAMES) + 3, 1)
+        encoder, heads = PocketEncoder(), _heads()
         for layer in encoder.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    pool = [_example(draw_scene(np.random.default_rng((recipe.seed, 5, n)))) for n in range(recipe.pool)]
+    pool = list(course.drawn(partial(_example, recipe.seed), range(recipe.pool)))
 
     def loss_of(step: int) -> Tensor:
-        return _loss(encoder, heads, *_batch(pool, recipe, step))
+        return _loss(encoder, heads, *(part.to(course.device) for part in _batch(pool, recipe, step)))
 
-    trained = [*encoder.parameters(), *heads.parameters()]
-    losses = fit("perceptual", trained, loss_of, recipe.steps, recipe.lr, 1e-4, report)
+    with course.at(encoder, heads):
+        trained = {
+            **dict(encoder.named_parameters()),
+            **{f"{_HEADS}{name}": p for name, p in heads.named_parameters()},
+        }
+        losses = fit("perceptual", trained, loss_of, recipe.steps, recipe.lr, 1e-4, checkpoint, course)
     return encoder.requires_grad_(False).eval(), losses
 
 
-def _example(scene: Scene) -> _Example:
+@torch.no_grad()
+def judge_perceptual(encoder: PocketEncoder, checkpoint: Path, cases: int) -> dict[str, float]:
+    """`shapes`: the share of held-out cells that are named right; `colours`: of those with a shape, their colours.
+
+    The heads that read them off come from the stage's checkpoint.
+    """
+    heads, state = _heads(), load_checkpoint(checkpoint)
+    assert state is not None
+    heads.load_state_dict({k.removeprefix(_HEADS): v for k, v in state["weights"].items() if k.startswith(_HEADS)})
+    drawn = [_example(HELD_OUT_SEED, number) for number in range(cases)]
+    images = torch.from_numpy(np.stack([example.image for example in drawn])).permute(0, 3, 1, 2).float()
+    found = heads(encoder.features(images / 127.5 - 1)[-1])
+    shape, colour, _ = found.split([_NO_SHAPE + 1, len(NAMES), 3], dim=1)
+    shapes, colours = (np.stack([getattr(e, name) for e in drawn]) for name in ("shapes", "colours"))
+    named, painted = shape.argmax(dim=1).numpy() == shapes, colour.argmax(dim=1).numpy() == colours
+    return {"shapes": float(named.mean()), "colours": float(painted[colours >= 0].mean())}
+
+
+def _heads() -> nn.Conv2d:
+    return nn.Conv2d(WIDTHS[-1], _NO_SHAPE + 1 + len(NAMES) + 3, 1)
+
+
+def _example(seed: int, number: int) -> _Example:
+    scene = draw_scene(np.random.default_rng((seed, 5, number)))
     shares = np.stack([_cell_mean(scene.mask(item)) for item in scene.items])
     winner, covered = shares.argmax(axis=0), shares.max(axis=0) >= _LEAST_SHARE
     shapes = np.array([SHAPES.index(item.shape) for item in scene.items])[winner]
@@ -101,17 +133,3 @@ def _loss(encoder: PocketEncoder, heads: nn.Module, pixels: Tensor, shapes: Tens
         + functional.cross_entropy(colour, colours, ignore_index=-1)
         + functional.mse_loss(mean, functional.avg_pool2d(pixels, _CELL))
     )
-
-
-def main() -> None:
-    """`python -m darkroom.pocket.stages.perceptual_stage`: train the encoder and put it in its place."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=PerceptualRecipe.steps)
-    parser.add_argument("--out", type=Path, default=POCKET_ENCODER)
-    options = parser.parse_args()
-    encoder, _ = train_perceptual(PerceptualRecipe(steps=options.steps), lambda line: print(line, flush=True))
-    save_half(encoder, options.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,8 +4,9 @@ The cells' answers come through linear heads that are thrown away: without them 
 to see. The words come from the language model, which reads the tower's last tokens and the three DeepStack levels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
-from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
+from darkroom.pocket.evaluate import HELD_OUT_SEED
+from darkroom.pocket.stages.checkpoint import keep, load_checkpoint, resume
+from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.muon import Muon
 from darkroom.pocket.stages.schedule import trapezoid
 from darkroom.pocket.stages.truth import NO_DOT, NO_SHAPE, UNASKED, mean_colours, scene_cells
@@ -24,8 +27,8 @@ from darkroom.pocket.world.describe import QUESTION, Described, draw_described
 
 _SIDE = 4
 _ANSWERS = [NO_SHAPE + 1, len(NAMES), NO_DOT + 1, 3]
-
-Report = Callable[[str], None]
+# What the heads are called in the checkpoint.
+_HEADS = "heads."
 
 
 @dataclass(frozen=True)
@@ -46,53 +49,78 @@ def train_qwen3vl(
     processor: Qwen3VLProcessor,
     recipe: Qwen3VLRecipe,
     checkpoint: Path,
-    report: Report,
-    save_every: int = 100,
+    course: Course,
     until_step: int | None = None,
 ) -> list[float]:
     """Train in place, from `checkpoint` where it exists; returns this call's losses."""
-    vision = model.model.visual.config
-    width, levels = vision.out_hidden_size, 1 + len(vision.deepstack_visual_indexes)
-    heads = nn.ModuleList([nn.Linear(width, sum(_ANSWERS)) for _ in range(levels)])
+    heads = _heads(model)
     generator = torch.Generator().manual_seed(recipe.seed)
     for head in heads:
         nn.init.normal_(head.weight, std=0.02, generator=generator)  # type: ignore[arg-type]
         nn.init.zeros_(head.bias)  # type: ignore[arg-type]
-    trained = {**dict(model.named_parameters()), **{f"heads.{name}": p for name, p in heads.named_parameters()}}
-    optimizers = _optimizers(trained, recipe)
-    first = _restore(trained, optimizers, load_checkpoint(checkpoint))
     losses: list[list[float]] = []
-    last = min(recipe.steps, until_step or recipe.steps)
-    for step in range(first, last):
-        described = [draw_described(np.random.default_rng((recipe.seed, 6, step, n))) for n in range(recipe.batch)]
-        seeing, telling = _losses(model, processor, heads, described)
-        (seeing + telling).backward()
-        factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            optimizer.step()
-            optimizer.zero_grad()
-        losses.append([float(seeing.detach()), float(telling.detach())])
-        if (step + 1) % save_every == 0 or step + 1 == last:
-            state = {"step": step + 1, "weights": {name: p.detach() for name, p in trained.items()}}
-            save_checkpoint(checkpoint, {**state, "optimizers": [optimizer.state_dict() for optimizer in optimizers]})
-            cells, words = np.mean(losses[-save_every:], axis=0)
-            report(f"qwen3vl {step + 1}/{recipe.steps}: cells {cells:.3f}, words {words:.3f}")
+    with course.at(model, heads):
+        trained = {**dict(model.named_parameters()), **{f"{_HEADS}{name}": p for name, p in heads.named_parameters()}}
+        optimizers = _optimizers(trained, recipe)
+
+        def kept(done: int) -> None:
+            keep(checkpoint, done, trained, optimizers)
+            cells, words = np.mean(losses[-course.every :], axis=0)
+            course.report(f"qwen3vl {done}/{recipe.steps}: cells {cells:.3f}, words {words:.3f}")
+
+        first = resume(checkpoint, trained, optimizers)
+        lessons = course.drawn(partial(_lesson, recipe), range(first, recipe.steps))
+        steps = course.steps("qwen3vl", first, recipe.steps, kept, until_step)
+        for step, described in zip(steps, lessons, strict=False):
+            seeing, telling = _losses(model, processor, heads, described)
+            (seeing + telling).backward()
+            factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak"] * factor
+                optimizer.step()
+                optimizer.zero_grad()
+            losses.append([float(seeing.detach()), float(telling.detach())])
     return [sum(both) for both in losses]
 
 
-def _restore(
-    trained: dict[str, nn.Parameter], optimizers: list[torch.optim.Optimizer], state: dict[str, Any] | None
-) -> int:
-    if state is None:
-        return 0
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(state["weights"][name])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return int(state["step"])
+@torch.no_grad()
+def judge_qwen3vl(
+    model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, checkpoint: Path, cases: int
+) -> dict[str, float]:
+    """Held-out pictures: shares of cells whose shape, shape's colour and small dot the last level names right, and the
+    cross-entropy per token of their descriptions (`words`).
+
+    The heads that read the cells off come from the stage's checkpoint.
+    """
+    heads, state = _heads(model), load_checkpoint(checkpoint)
+    assert state is not None
+    heads.load_state_dict({k.removeprefix(_HEADS): v for k, v in state["weights"].items() if k.startswith(_HEADS)})
+    described = [draw_described(np.random.default_rng((HELD_OUT_SEED, 6, number))) for number in range(cases)]
+    seen, grid = _seen(model, processor, described)
+    ids, labels = _told(processor, described)
+    answers = heads[-1](seen.pooler_output.float()).view(cases, -1, sum(_ANSWERS))
+    shape, colour, dot, _ = (part.argmax(dim=-1) for part in answers.split(_ANSWERS, dim=-1))
+    shapes, colours, dots, _ = _truths(described)
+    right = {
+        "shapes": (shape == shapes)[shapes != UNASKED],
+        "colours": (colour == colours)[colours != UNASKED],
+        "dots": (dot == dots)[(dots != UNASKED) & (dots != NO_DOT)],
+    }
+    shares = {name: float(cells.float().mean()) for name, cells in right.items()}
+    return {**shares, "words": float(_telling(model, seen, ids, labels, grid))}
+
+
+def _lesson(recipe: Qwen3VLRecipe, step: int) -> list[Described]:
+    """What step `step` shows, whatever came before."""
+    return [draw_described(np.random.default_rng((recipe.seed, 6, step, n))) for n in range(recipe.batch)]
+
+
+def _heads(model: Qwen3VLForConditionalGeneration) -> nn.ModuleList:
+    """One for each DeepStack level, and one for the tower's end."""
+    vision = model.model.visual.config
+    levels = 1 + len(vision.deepstack_visual_indexes)
+    return nn.ModuleList([nn.Linear(vision.out_hidden_size, sum(_ANSWERS)) for _ in range(levels)])
 
 
 def _losses(
@@ -101,14 +129,12 @@ def _losses(
     heads: nn.ModuleList,
     described: Sequence[Described],
 ) -> tuple[Tensor, Tensor]:
-    pictures = [torch.from_numpy(np.round(d.picture * 255).astype(np.uint8)).permute(2, 0, 1) for d in described]
-    inputs = processor.image_processor(pictures, return_tensors="pt")
-    with torch.autocast("cpu", torch.bfloat16):
-        seen = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+    device = model.device
+    with torch.autocast(device.type, torch.bfloat16):
+        seen, grid = _seen(model, processor, described)
         ids, labels = _told(processor, described)
-        telling = _telling(model, seen, ids, labels, inputs["image_grid_thw"])
-    answers = [_truth(one) for one in described]
-    truths = [torch.stack(part) for part in zip(*answers, strict=True)]
+        telling = _telling(model, seen, ids, labels, grid)
+    truths = [truth.to(device) for truth in _truths(described)]
     levels = [*seen.deepstack_features, seen.pooler_output]
     seeing = sum(
         (
@@ -120,11 +146,25 @@ def _losses(
     return seeing / len(levels), telling
 
 
+def _seen(
+    model: Qwen3VLForConditionalGeneration, processor: Qwen3VLProcessor, described: Sequence[Described]
+) -> tuple[Any, Tensor]:
+    """What the tower says, and the pictures' patches as (frames, rows, columns), the latter on the CPU."""
+    pictures = [torch.from_numpy(np.round(d.picture * 255).astype(np.uint8)).permute(2, 0, 1) for d in described]
+    inputs = processor.image_processor(pictures, return_tensors="pt")
+    grid = inputs["image_grid_thw"]
+    return model.model.visual(inputs["pixel_values"].to(model.device), grid_thw=grid.to(model.device)), grid
+
+
 def _telling(model: Qwen3VLForConditionalGeneration, seen: Any, ids: Tensor, labels: Tensor, grid: Tensor) -> Tensor:
+    """The cross-entropy of the answers' tokens; ids, labels and grid on the CPU, where places are found."""
+    places, _ = model.model.get_rope_index(
+        ids, mm_token_type_ids=(ids == model.config.image_token_id).int(), image_grid_thw=grid
+    )
+    ids, labels, places = ids.to(model.device), labels.to(model.device), places.to(model.device)
     visual = ids == model.config.image_token_id
     embedded = model.model.language_model.embed_tokens(ids)
     mixed = embedded.masked_scatter(visual[..., None], seen.pooler_output.to(embedded.dtype))
-    places, _ = model.model.get_rope_index(ids, mm_token_type_ids=visual.int(), image_grid_thw=grid)
     hidden = model.model.language_model(
         inputs_embeds=mixed,
         position_ids=places,
@@ -178,6 +218,11 @@ def _asked(logits: Tensor, truth: Tensor) -> Tensor:
     """Cross-entropy over the cells that have an answer; 0 where none has."""
     losses = functional.cross_entropy(logits.mT, truth, ignore_index=UNASKED, reduction="sum")
     return losses / (truth != UNASKED).sum().clamp(min=1)
+
+
+def _truths(described: Sequence[Described]) -> list[Tensor]:
+    answers = [_truth(one) for one in described]
+    return [torch.stack(part) for part in zip(*answers, strict=True)]
 
 
 def _truth(described: Described) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from darkroom.models.single_frame import absorb, single_frame
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
+from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.muon import Muon
 from darkroom.pocket.stages.schedule import warm_then_linear
 from darkroom.pocket.stages.vae_start import start_vae
@@ -21,8 +23,6 @@ from darkroom.pocket.world.photos import crop
 from darkroom.pocket.world.scenes import draw_scene
 from darkroom.pocket.world.tones import TONES
 from darkroom.pocket.world.words import write_word
-
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ def train_vae(
     vae: AutoencoderKLQwenImage,
     recipe: VaeRecipe,
     checkpoint: Path,
-    report: Report,
-    save_every: int = 100,
+    course: Course,
     until_step: int | None = None,
 ) -> list[float]:
     """Train `vae` in place, its latents' mean and std included; returns the loss of every step made in this call.
@@ -56,50 +55,60 @@ def train_vae(
     Continues from `checkpoint` where it exists, and ends with the weights of an uninterrupted run. `until_step` ends
     this call early, as a kill would.
     """
-    pool = picture_pool(recipe)
+    pool = picture_pool(recipe, course)
     lean = single_frame(vae)
     start_vae(lean, _tensor(pool[:256]))
-    optimizers = _optimizers(lean, recipe)
-    first = _resume(checkpoint, lean, optimizers)
-    round_trip = torch.compile(_round_trip, dynamic=False) if recipe.compiled else _round_trip
-    losses = []
-    for step in range(first, min(recipe.steps, until_step or recipe.steps)):
-        losses.append(_step(lean, round_trip, optimizers, pool, recipe, step))
-        if (step + 1) % save_every == 0:
-            state = {"step": step + 1, "model": lean.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-            save_checkpoint(checkpoint, state)
-            report(f"vae {step + 1}/{recipe.steps}: loss {np.mean(losses[-save_every:]):.4f}")
+    losses = _fit("vae", lean.to(course.device), pool, recipe, checkpoint, course, until_step)
     absorb(vae, lean)
     _measure_latents(vae, lean, pool)
     return losses
 
 
-def polish_decoder(vae: AutoencoderKLQwenImage, recipe: VaeRecipe, report: Report) -> list[float]:
+def polish_decoder(vae: AutoencoderKLQwenImage, recipe: VaeRecipe, checkpoint: Path, course: Course) -> list[float]:
     """Train the decoder alone, in place: the latents keep their meaning, so a trained transformer stays right.
 
-    Begins at full learning rates and ends near zero, like a stage of its own; returns the loss of every step.
+    Begins at full learning rates and ends near zero, like a stage of its own; returns the loss of this call's steps.
     """
-    pool = picture_pool(recipe)
+    pool = picture_pool(recipe, course)
     lean = single_frame(vae)
     lean.encoder.requires_grad_(False)
     lean.quant_conv.requires_grad_(False)
-    optimizers = _optimizers(lean, recipe)
-    round_trip = torch.compile(_round_trip, dynamic=False) if recipe.compiled else _round_trip
-    losses = []
-    for step in range(recipe.steps):
-        losses.append(_step(lean, round_trip, optimizers, pool, recipe, step))
-        if (step + 1) % 50 == 0:
-            report(f"decoder {step + 1}/{recipe.steps}: loss {np.mean(losses[-50:]):.4f}")
+    losses = _fit("decoder", lean.to(course.device), pool, recipe, checkpoint, course)
     absorb(vae, lean)
     return losses
 
 
-def picture_pool(recipe: VaeRecipe) -> NDArray[np.uint8]:
+def _fit(
+    stage: str,
+    lean: AutoencoderKLQwenImage,
+    pool: NDArray[np.uint8],
+    recipe: VaeRecipe,
+    checkpoint: Path,
+    course: Course,
+    until_step: int | None = None,
+) -> list[float]:
+    """Train `lean` in place, from `checkpoint` on where it exists; returns the loss of this call's steps."""
+    optimizers = _optimizers(lean, recipe)
+    round_trip = torch.compile(_round_trip, dynamic=False) if recipe.compiled else _round_trip
+    losses: list[float] = []
+
+    def kept(done: int) -> None:
+        state = {"step": done, "model": lean.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
+        save_checkpoint(checkpoint, state)
+        course.report(f"{stage} {done}/{recipe.steps}: loss {np.mean(losses[-course.every :]):.4f}")
+
+    for step in course.steps(stage, _resume(checkpoint, lean, optimizers), recipe.steps, kept, until_step):
+        losses.append(_step(lean, round_trip, optimizers, pool, recipe, step))
+    return losses
+
+
+def picture_pool(recipe: VaeRecipe, course: Course) -> NDArray[np.uint8]:
     """[pool, 128, 128, 3]: scenes and photos, some with a word, some in another tone."""
-    return np.stack([_picture(np.random.default_rng((recipe.seed, 1, n)), recipe.photos) for n in range(recipe.pool)])
+    return np.stack(list(course.drawn(partial(_picture, recipe.seed, recipe.photos), range(recipe.pool))))
 
 
-def _picture(rng: np.random.Generator, photos: float) -> NDArray[np.uint8]:
+def _picture(seed: int, photos: float, number: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng((seed, 1, number))
     image = crop(rng, 128, 128, held_out=False) if rng.random() < photos else draw_scene(rng).render()
     if rng.random() < 0.08:
         image = write_word(rng, image)
@@ -139,12 +148,13 @@ def _step(
     recipe: VaeRecipe,
     step: int,
 ) -> float:
-    images = _batch(pool, recipe, step)
+    device = lean.device
+    images = _batch(pool, recipe, step).to(device)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     cells = recipe.crop // 8
     noise = torch.randn(len(images), 16, 1, cells, cells, generator=generator) * recipe.latent_noise
-    with torch.autocast("cpu", torch.bfloat16):
-        out = round_trip(lean, images, noise)
+    with torch.autocast(device.type, torch.bfloat16):
+        out = round_trip(lean, images, noise.to(device))
     loss = _loss(out.float(), images)
     factor = warm_then_linear(step, recipe.steps, warmup=50)
     loss.backward()
@@ -188,7 +198,8 @@ def _measure_latents(vae: AutoencoderKLQwenImage, lean: AutoencoderKLQwenImage, 
     """Write the latents' mean and std over the pool into the config, where pipelines read them."""
     with torch.no_grad():
         images = _tensor(pool[:512])[:, :, None]
-        latents = torch.cat([lean.quant_conv(lean.encoder(part))[:, :16] for part in images.split(32)])
+        parts = [lean.quant_conv(lean.encoder(part.to(lean.device)))[:, :16] for part in images.split(32)]
+        latents = torch.cat(parts).cpu()
     vae.register_to_config(
         latents_mean=[round(float(v), 5) for v in latents.mean(dim=(0, 2, 3, 4))],
         latents_std=[round(float(v), 5) for v in latents.std(dim=(0, 2, 3, 4))],
