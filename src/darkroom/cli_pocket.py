@@ -34,7 +34,8 @@ def build(
 def train(
     work: Annotated[Path, typer.Option(help="Checkpoints; a second call goes on from them.")] = Path("training"),
     part: Annotated[
-        list[str] | None, typer.Option(help="edit, qwen3vl, bridge, perceptual, identity; repeatable, all by default.")
+        list[str] | None,
+        typer.Option(help="edit, lightning, qwen3vl, bridge, perceptual, identity; repeatable, all by default."),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Stop after so long, with a checkpoint, over all parts; no limit by default.")

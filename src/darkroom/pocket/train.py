@@ -1,7 +1,7 @@
 """Train the pocket's parts from nothing but a seed; each stage resumes where it stopped, and is judged at its end.
 
 edit: the family that edits and draws, by the stages VAE, sight, pairs and flow. qwen3vl: the finer sight beside it.
-bridge: from the one's sight to the other's. perceptual, identity: two rulers.
+lightning: the LoRA of four steps. bridge: from the one's sight to the other's. perceptual, identity: two rulers.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import copy
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -37,6 +37,7 @@ from darkroom.pocket.stages.course import Course, OutOfTime, Report, Show
 from darkroom.pocket.stages.encoders import save_half
 from darkroom.pocket.stages.flow_stage import train_flow
 from darkroom.pocket.stages.identity_stage import judge_identity, train_identity
+from darkroom.pocket.stages.lightning_stage import distill, save_lora
 from darkroom.pocket.stages.pairs import Pairs, balanced, draw_rendered, join, load_or_make
 from darkroom.pocket.stages.perceptual_stage import judge_perceptual, train_perceptual
 from darkroom.pocket.stages.qwen3vl_stage import judge_qwen3vl, train_qwen3vl
@@ -48,7 +49,7 @@ from darkroom.pocket.world.edits import KINDS
 
 # Folders of `work`, and of the shipped weights.
 _BRIDGED = {"family": "edit", "qwen3vl": "qwen3vl"}
-PARTS = ("edit", "qwen3vl", "bridge", "perceptual", "identity")
+PARTS = ("edit", "lightning", "qwen3vl", "bridge", "perceptual", "identity")
 DEVICES = ("cpu", "cuda")
 # How the family is judged at the end of its training.
 _JUDGED_WITH = Preset(steps=8, true_cfg_scale=1.0)
@@ -93,6 +94,32 @@ def train(work: Path, recipe: Recipe, course: Course, threads: int = 0, begin_wi
     figures = _family_figures(work, [kind for kind in KINDS if kind in met], recipe.cases)
     _tell(work, "flow", recipe.flow.steps, figures, course)
     return work / "family"
+
+
+def train_lightning(work: Path, recipe: Recipe, course: Course) -> Path:
+    """Distil the `fast` preset's LoRA from the family in `work`, or from the shipped one where there is none.
+
+    Where that has changed since, it begins anew.
+    """
+    family = work / "family" if (work / "family").is_dir() else WEIGHTS / "edit"
+    own, base = recipe.lightning, sha256(_weights(family / "transformer"))
+    stage, folder = f"lightning_{base[:8]}", work / "lightning"
+    about = folder / "about.json"
+    if about.exists() and json.loads(about.read_text())["base"] == base and _finished(work, stage, own.steps):
+        return folder
+    pipeline = QwenImageEditPlusPipeline.from_pretrained(family)
+    shown = replace(recipe, shards=own.shards, times=own.times)
+    sets = [_pairs(pipeline, name, work, shown, course) for name in shown.shards]
+    course.begin("lightning", own.steps)
+    _, ends = distill(
+        pipeline.transformer, pipeline.text_encoder, sets, pipeline.tokenizer, own, work / f"{stage}.pt", course
+    )
+    save_lora(pipeline.transformer, folder)
+    held_out = dict(zip(shown.shards, map(asdict, ends), strict=True))
+    about.write_text(json.dumps({"base": base, "held_out": held_out}, indent=2) + "\n")
+    told = {f"{name} {side}": error for name, errors in held_out.items() for side, error in errors.items()}
+    _tell(work, stage, own.steps, told, course)
+    return folder
 
 
 def train_vision(work: Path, recipe: Recipe, course: Course) -> Path:
@@ -164,6 +191,7 @@ def train_parts(
         torch.set_num_threads(threads)
     training: Mapping[str, Callable[[], Path]] = {
         "edit": partial(train, work, recipe, course, threads, begin_with),
+        "lightning": partial(train_lightning, work, recipe, course),
         "qwen3vl": partial(train_vision, work, recipe, course),
         "bridge": partial(train_the_bridge, work, recipe, course),
         "perceptual": partial(train_perceptual_ruler, work, recipe, course),
