@@ -8,14 +8,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from darkroom.cli_options import told
-
-if TYPE_CHECKING:
-    from darkroom.bench.injection import Variant
 
 
 def injection(
@@ -43,8 +40,7 @@ def injection(
         if speed:
             _speed(service, run, rounds, out)
         else:
-            chosen = _chosen(quick, only or [], epochs, install)
-            _study(quick, chosen, train_people, test_people, run, out)
+            _study(quick, only or [], install, train_people, test_people, epochs, run, out)
             if install is not None:
                 _ship(install, out)
 
@@ -88,31 +84,17 @@ def _speed(service: Any, run: Any, rounds: int, out: Path) -> None:
     typer.echo(injection_speed.told(result))
 
 
-def _chosen(quick: bool, only: list[str], epochs: int | None, install: str | None) -> list[Variant]:
-    """The variants to run. Raises ValueError for a name that none has."""
-    from darkroom.bench.injection import Variant, variants
-
-    offered = variants(quick)
-    names = [variant.name for variant in offered]
-    chosen = [variant for variant in offered if not only or variant.name in only]
-    for option, wanted, among in (("only", only, names), ("install", [install or ""], [v.name for v in chosen])):
-        if missing := {name for name in wanted if name} - set(among):
-            raise ValueError(f"{option}: there is no variant {sorted(missing)[0]!r}; there are {', '.join(among)}")
-    shorter = epochs or (8 if quick else None)
-    if shorter is None:
-        return chosen
-    return [Variant(variant.name, {**variant.fields, "epochs": shorter}) for variant in chosen]
-
-
 def _study(
-    quick: bool, chosen: list[Variant], train_people: int | None, test_people: int | None, run: Any, out: Path
-) -> None:
+    quick: bool, only: list[str], install: str | None, train_people: int | None, test_people: int | None,
+    epochs: int | None, run: Any, out: Path,
+) -> None:  # fmt: skip
     from dataclasses import replace
 
-    from darkroom.bench.injection import Plan, study, table
+    from darkroom.bench.injection import Plan, pick, study, table
     from darkroom.bench.injection_plots import plots
     from darkroom.bench.machine import commit, machine
 
+    chosen = pick(quick, only, install, epochs or (8 if quick else None))
     plan = Plan(train_people=12, test_people=6, views=3) if quick else Plan()
     plan = replace(
         plan, train_people=train_people or plan.train_people, test_people=test_people or plan.test_people

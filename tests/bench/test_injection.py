@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from darkroom.bench.injection import HEAD, Plan, Variant, album, drawn_people, study, table, variants, verdict
+from darkroom.bench.injection import HEAD, Plan, Variant, album, drawn_people, pick, study, table, variants, verdict
 from darkroom.bench.injection_plots import plots
 
 
@@ -62,6 +62,17 @@ def test_every_knob_is_turned_by_itself() -> None:
     assert [variant.name for variant in variants(quick=True)] == [
         "defaults", "objective flow", "objective both", "objective zero",
     ]  # fmt: skip
+
+
+def test_variants_are_picked_by_name_and_a_wrong_one_is_told() -> None:
+    assert [variant.name for variant in pick(False, ["rank 128", "defaults"], "defaults", None)] == [
+        "defaults", "rank 128",
+    ]  # fmt: skip
+    assert pick(False, ["rank 128"], None, 3) == [Variant("rank 128", {"rank": 128, "epochs": 3})]
+    wrong = ((["rang 128"], None, "only: .*rang 128"), (["rank 128"], "slots 8", "install: .*slots 8"))
+    for only, ship, words in wrong:
+        with pytest.raises(ValueError, match=words):
+            pick(False, only, ship, None)
 
 
 def test_a_study_goes_on_where_it_stopped_and_writes_a_table(tmp_path: Path) -> None:

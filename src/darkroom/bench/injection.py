@@ -85,6 +85,22 @@ def variants(quick: bool) -> list[Variant]:
     return [Variant("defaults"), *(Variant(_name(change), change) for knob in knobs.values() for change in knob)]
 
 
+def pick(quick: bool, only: Sequence[str], ship: str | None, epochs: int | None) -> list[Variant]:
+    """The variants named in `only`, or all, trained for so many epochs where that is given.
+
+    Raises ValueError for a name that none has, and where the one to `ship` would not be run.
+    """
+    offered = {variant.name: variant for variant in variants(quick)}
+    chosen = [variant for name, variant in offered.items() if not only or name in only]
+    names = [variant.name for variant in chosen]
+    for option, wanted, among in (("only", list(only), list(offered)), ("install", [ship] if ship else [], names)):
+        if missing := sorted(set(wanted) - set(among)):
+            raise ValueError(f"{option}: there is no variant {missing[0]!r}; there are {', '.join(among)}")
+    if epochs is None:
+        return chosen
+    return [Variant(variant.name, {**variant.fields, "epochs": epochs}) for variant in chosen]
+
+
 def _name(change: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
                      for name, value in change.items())  # fmt: skip
