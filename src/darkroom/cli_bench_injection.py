@@ -56,7 +56,7 @@ def workbench() -> Iterator[tuple[Any, Any]]:
         store = Path(folder) / "store"
         service = Service(
             Settings(store=str(store), spool=Path(folder) / "spool", public_url=store.as_uri(), max_cells=100_000,
-                     max_frames=100_000, job_seconds=86_400.0)
+                     max_frames=100_000, job_seconds=86_400.0, cache_mib=1024.0)
         )
 
         def run(job_id: str, job_input: Mapping[str, Any]) -> tuple[Mapping[str, Any], Path]:
@@ -95,7 +95,7 @@ def _study(
     from darkroom.bench.machine import commit, machine
 
     chosen = pick(quick, only, install, epochs or (8 if quick else None))
-    plan = Plan(train_people=12, test_people=6, views=3) if quick else Plan()
+    plan = Plan(train_people=48, test_people=6) if quick else Plan()
     plan = replace(
         plan, train_people=train_people or plan.train_people, test_people=test_people or plan.test_people
     )

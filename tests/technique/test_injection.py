@@ -183,6 +183,12 @@ def test_the_caption_objective_is_its_definition_and_0_at_its_target() -> None:
     assert float(caption_loss(base, longer, target, gain, only)) == pytest.approx(0.0, abs=1e-12)
 
 
+def test_a_batch_of_photos_gives_what_each_gives_alone() -> None:
+    torch.manual_seed(0)
+    head, seen = InjectionHead(CONFIG), drawn(3, CONFIG.levels, 5, CONFIG.feature_width)
+    torch.testing.assert_close(head(seen), torch.stack([head(photo) for photo in seen]))
+
+
 def test_a_caption_is_shared_out_among_the_slots_in_its_order() -> None:
     caption = drawn(6, WIDTH)
     torch.testing.assert_close(target_of(caption, 6), caption)

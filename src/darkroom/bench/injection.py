@@ -46,9 +46,9 @@ class Plan:
     the slots do not change how the slots read, so that the head fits `base_prompt`, too, which a sweep draws.
     """
 
-    train_people: int = 160
+    train_people: int = 1200
     test_people: int = 24
-    views: int = 4
+    views: int = 2
     alphas: tuple[float, ...] = ALPHAS
     gen_seeds: tuple[int, ...] = (1234, 5678)
     taught_prompt: str = "a portrait of ~ID~"
@@ -65,11 +65,12 @@ class Variant:
 
 
 DEFAULTS: Mapping[str, Any] = {
-    "objective": "caption", "epochs": 20, "batch_size": 8, "lr": 1e-3, "slots": 20, "rank": 64,
+    "objective": "caption", "epochs": 16, "batch_size": 32, "lr": 2e-3, "slots": 20, "rank": 64,
+    "held_out": 0,
 }  # fmt: skip
 KNOBS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "objective": [{"objective": name} for name in ("flow", "both", "zero")],
-    "lr": [{"lr": value} for value in (3e-4, 3e-3)],
+    "lr": [{"lr": value} for value in (7e-4, 6e-3)],
     "loss weights": [
         {"cosine_weight": 1.0, "mse_weight": 0.0, "rms_weight": 0.0},
         {"cosine_weight": 0.0, "mse_weight": 1.0, "rms_weight": 0.0},

@@ -66,20 +66,21 @@ class InjectionHead(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, features: Tensor) -> Tensor:
-        """features: [levels, N, D], the tokens of all photos one after the other -> residual [slots, H]."""
+        """features: [..., levels, N, D], the tokens of all photos one after the other -> residuals [..., slots, H]."""
         tokens = self.down(unit(features)) + self.level[:, None]
-        found = self._pooled(tokens.flatten(0, 1))
+        found = self._pooled(tokens.flatten(-3, -2))
         found = found + self.mlp(self.norm(found))
         residual: Tensor = self.scale * (self.up(found) + self.bias)
         return residual
 
     def _pooled(self, tokens: Tensor) -> Tensor:
-        """[slots, rank] from [M, rank], each slot's own weighted mean of the values."""
+        """[..., slots, rank] from [..., M, rank], each slot's own weighted mean of the values."""
         heads = (self.config.attention_heads, -1)
+        asked = self.query.expand(*tokens.shape[:-2], -1, -1)
         query, key, value = (
-            x.unflatten(-1, heads).transpose(0, 1) for x in (self.query, self.key(tokens), self.value(tokens))
+            x.unflatten(-1, heads).transpose(-3, -2) for x in (asked, self.key(tokens), self.value(tokens))
         )
-        return functional.scaled_dot_product_attention(query, key, value).transpose(0, 1).flatten(1)
+        return functional.scaled_dot_product_attention(query, key, value).transpose(-3, -2).flatten(-2)
 
 
 def unit(features: Tensor) -> Tensor:
@@ -166,7 +167,7 @@ class CaptionWeights:
 def caption_loss(
     base: Tensor, residual: Tensor, target: Tensor, gain: Tensor, weights: CaptionWeights | None = None
 ) -> Tensor:
-    """How far e + r is from the caption's tokens, [slots, H] each, as the transformer reads both.
+    """How far e + r is from the caption's tokens, [..., slots, H] each, as the transformer reads both.
 
     1 − cosine, mean squared difference and squared difference of lengths, all with the gain on, so that directions
     which the transformer mutes do not count, and in units of the target's length.

@@ -142,26 +142,31 @@ class Trainer:
         return [Sample(lesson, view, _another(lesson, view, generator)) for lesson, view in shuffled]
 
     def _loss(self, batch: Sequence[Sample], generator: torch.Generator) -> Tensor:
-        residuals = [self.module(sample.lesson.features[sample.view]) for sample in batch]
+        residuals = self._residuals([sample.lesson.features[sample.view] for sample in batch])
         parts = []
         if self.job.objective == "zero":
-            parts = [zero_loss(self._slots, residual) for residual in residuals]
-            return torch.stack(parts).mean()
+            return zero_loss(self._slots, residuals)
         if self.job.objective in ("caption", "both"):
-            told = [self._caption(s.lesson, r) for s, r in zip(batch, residuals, strict=True)]
-            parts.append(torch.stack(told).mean())
+            parts.append(self._caption([sample.lesson for sample in batch], residuals))
         if self.job.objective in ("flow", "both"):
             weight = self.job.flow_weight if self.job.objective == "both" else 1.0
             parts.append(weight * self._flow(batch, residuals, generator))
         return torch.stack(parts).sum()
 
-    def _caption(self, lesson: Lesson, residual: Tensor) -> Tensor:
+    def _residuals(self, features: Sequence[Tensor]) -> Tensor:
+        """[B, slots, H]; in one call where all photos have as many tokens."""
+        if len({seen.shape for seen in features}) == 1:
+            return torch.as_tensor(self.module(torch.stack(list(features))))
+        return torch.stack([self.module(seen) for seen in features])
+
+    def _caption(self, lessons: Sequence[Lesson], residuals: Tensor) -> Tensor:
         job = self.job
         weights = CaptionWeights(job.cosine_weight, job.mse_weight, job.rms_weight)
-        assert lesson.target is not None, "the caption objective has a caption for everybody"
-        return caption_loss(self._slots, residual, lesson.target, self.base.gain, weights)
+        targets = [lesson.target for lesson in lessons if lesson.target is not None]
+        assert len(targets) == len(lessons), "the caption objective has a caption for everybody"
+        return caption_loss(self._slots, residuals, torch.stack(targets), self.base.gain, weights)
 
-    def _flow(self, batch: Sequence[Sample], residuals: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    def _flow(self, batch: Sequence[Sample], residuals: Tensor, generator: torch.Generator) -> Tensor:
         """All photos of a batch at one noise level, which one forward can share."""
         x0 = torch.cat([sample.lesson.latents[sample.other] for sample in batch])
         noise = torch.randn(x0.shape, generator=generator).to(x0)
