@@ -111,11 +111,13 @@ def _name(change: Mapping[str, Any]) -> str:
 
 
 def drawn_people(count: int, seed: int) -> list[Person]:
-    """Different people; the same seed draws the same ones."""
-    rng, found = np.random.default_rng((seed, 6)), dict[Person, None]()
+    """People of whom no two look alike; the same seed draws the same ones."""
+    rng, found = np.random.default_rng((seed, 6)), dict[str, Person]()
     while len(found) < count:
-        found[draw_person(rng)] = None
-    return list(found)
+        person = draw_person(rng)
+        # By words: two bald people may differ in hair that neither has.
+        found.setdefault(person.caption(), person)
+    return list(found.values())
 
 
 def album(people: Iterable[Person], views: int, seed: int, first: int = 0) -> str:
