@@ -14,7 +14,7 @@ from diffusers import QwenImageEditPlusPipeline
 from typer.testing import CliRunner
 
 from darkroom.cli_pocket import pocket
-from darkroom.pocket.family import assemble, build
+from darkroom.pocket.family import assemble, build, save
 from darkroom.pocket.recipes import RECIPES, Recipe
 from darkroom.pocket.shipped import WEIGHTS, install
 from darkroom.pocket.stages.averaging import Average
@@ -29,6 +29,7 @@ from darkroom.pocket.stages.pairs import (
     balanced,
     draw_rendered,
     encode_all,
+    encoders_digest,
     load_or_make,
     named_cells,
     prompt_ids,
@@ -193,6 +194,20 @@ def test_shards_are_made_once(tmp_path: Path, name: str) -> None:
     assert made.prompts == again.prompts
     assert len(made) > 3 if name == "pairs" else len(made) == 3  # the edits that undo are there
     assert (made.references, made.grid) == ({"pairs": 1, "follows": 3, "captions": 0}[name], (8, 8))
+
+
+def test_shards_of_another_vae_or_sight_are_not_taken(tmp_path: Path) -> None:
+    pipeline, other = family(), family()
+    own = encoders_digest(pipeline)
+    with torch.no_grad():
+        other.transformer.img_in.weight.add_(1.0)
+    save(pipeline, tmp_path)
+    assert own == encoders_digest(other) == encoders_digest(QwenImageEditPlusPipeline.from_pretrained(tmp_path))
+    with torch.no_grad():
+        other.text_encoder.model.visual.patch_embed.proj.weight.add_(1.0)
+    another = encoders_digest(other)
+    other.vae.register_to_config(latents_std=[2.0] * 16)
+    assert len({own, another, encoders_digest(other)}) == 3
 
 
 def test_noise_levels_visit_every_part_of_the_schedule_and_half_are_blind() -> None:

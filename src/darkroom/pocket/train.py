@@ -38,7 +38,7 @@ from darkroom.pocket.stages.encoders import save_half
 from darkroom.pocket.stages.flow_stage import train_flow
 from darkroom.pocket.stages.identity_stage import judge_identity, train_identity
 from darkroom.pocket.stages.lightning_stage import distill, save_lora
-from darkroom.pocket.stages.pairs import Pairs, balanced, draw_rendered, join, load_or_make
+from darkroom.pocket.stages.pairs import Pairs, balanced, draw_rendered, encoders_digest, join, load_or_make
 from darkroom.pocket.stages.perceptual_stage import judge_perceptual, train_perceptual
 from darkroom.pocket.stages.qwen3vl_stage import judge_qwen3vl, train_qwen3vl
 from darkroom.pocket.stages.sight_stage import judge_sight, train_sight
@@ -274,9 +274,9 @@ def _sight(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, cour
 
 def _pairs(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe: Recipe, course: Course) -> Pairs:
     count, draws = recipe.shards[name]
-    shards = []
+    shards, encoders = [], encoders_digest(pipeline)
     for number in range(recipe.seed, recipe.seed + count):
-        path = work / f"{name}_{number}_{draws}.pt"
+        path = work / f"{name}_{number}_{draws}_{encoders}.pt"
         if not path.exists():
             course.begin(path.stem, draws)
         shards.append(load_or_make(path, pipeline, partial(draw_rendered, name, number), draws, course))
