@@ -38,7 +38,8 @@ class Slotted:
         return f"{self.before}{filling}{self.after}"
 
     def places(self, editor: Editor, filling: str) -> list[int]:
-        """Which rows of the prompt's embeddings stand for `filling`. Raises PromptTooLong."""
+        """Which rows of the embeddings of `text(filling)` stand for `filling`. Raises PromptTooLong."""
+        filling = plain(editor.processor.tokenizer, filling)
         text = self.text(filling)
         tokens(editor, text)
         whole = editor.processor.tokenizer(f"{PREFIX}{text}{SUFFIX}", return_offsets_mapping=True)

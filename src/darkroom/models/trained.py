@@ -32,7 +32,7 @@ class Kind(Generic[ModuleT]):
     """One kind of trained module.
 
     key: of the header, under which the form stands as JSON. what: for people, as in "a bridge". make: the module of
-    a form; raises TypeError or ValueError for what makes none.
+    a form; raises TypeError, ValueError or RuntimeError for what makes none.
     """
 
     key: str
@@ -55,7 +55,7 @@ class Kind(Generic[ModuleT]):
             about = dict(json.loads(header.get(ABOUT, "{}")))
             with torch.device("meta"):
                 module = self.make(json.loads(header[self.key]))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise InvalidInput(
                 f"{name} does not describe {self.what} that is known here: {error}", field=name
             ) from error
