@@ -28,7 +28,11 @@ TAUGHT = (
 
 # They have met these as well: dots they read where these are large, or through the bridge; of the others they make
 # smudges too often.
-MET = (*TAUGHT, "bigger", "smaller", "turn", "add", "dot", "dot background", "dot move", "hair", "glasses", "hat")
+MET = (
+    *TAUGHT,
+    *("bigger", "smaller", "turn", "add", "hair", "glasses", "hat", "edges", "follow people"),
+    *("dot", "dot background", "dot move"),
+)
 
 
 def verify(folder: Path = EDIT) -> None:
