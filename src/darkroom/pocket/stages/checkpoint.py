@@ -43,8 +43,11 @@ def keep(
 def resume(path: Path, weights: Mapping[str, Tensor], optimizers: Sequence[torch.optim.Optimizer]) -> int:
     """Fill `weights` and `optimizers` from what `keep` wrote; returns the step, 0 where nothing was written."""
     state = load_checkpoint(path)
-    if state is None:
-        return 0
+    return 0 if state is None else fill(state, weights, optimizers)
+
+
+def fill(state: Mapping[str, Any], weights: Mapping[str, Tensor], optimizers: Sequence[torch.optim.Optimizer]) -> int:
+    """`resume` from a checkpoint that is already read."""
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(state["weights"][name])

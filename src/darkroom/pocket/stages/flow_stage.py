@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from darkroom.pocket.stages.averaging import Average
-from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
+from darkroom.pocket.stages.checkpoint import fill, keep, load_checkpoint
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.free_cores import FreeCores
 from darkroom.pocket.stages.lean_transformer import Rotary, prepare, restore, rotary, velocity
@@ -147,25 +146,17 @@ class Learner:
         self.average = Average(self.trained, recipe.average)
         self.velocity: Velocity = torch.compile(velocity) if recipe.compiled else velocity
 
-    def state(self, step: int) -> dict[str, Any]:
-        return {
-            "step": step,
-            "weights": {name: p.detach() for name, p in self.trained.items()},
-            "average": self.average.values,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-        }
+    def keep(self, checkpoint: Path, step: int) -> None:
+        keep(checkpoint, step, self.trained, self.optimizers, average=self.average.values)
 
-    def restore(self, state: dict[str, Any]) -> int:
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(state["weights"][name])
-                self.average.values[name].copy_(state["average"][name])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            peaks = [(group["peak"]) for group in optimizer.param_groups]
-            optimizer.load_state_dict(saved)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["peak"] = peak
-        return int(state["step"])
+    def resume(self, checkpoint: Path) -> int:
+        """The step that `checkpoint` holds, 0 where there is none."""
+        state = load_checkpoint(checkpoint)
+        if state is None:
+            return 0
+        for name, value in self.average.values.items():
+            value.copy_(state["average"][name])
+        return fill(state, self.trained, self.optimizers)
 
 
 def train_flow(
@@ -194,14 +185,12 @@ def train_flow(
         learner = Learner(transformer, text_encoder, recipe)
 
         def kept(done: int) -> None:
-            save_checkpoint(checkpoint, learner.state(done))
+            learner.keep(checkpoint, done)
             rate = len(losses) * recipe.batch / (time.monotonic() - begun)
             loss = np.mean(losses[-course.every :])
             course.report(f"flow {done}/{recipe.steps}: loss {loss:.4f}, {rate:.0f} edits/s")
 
-        state = load_checkpoint(checkpoint)
-        first = learner.restore(state) if state is not None else 0
-        for step in course.steps("flow", first, recipe.steps, kept, until_step):
+        for step in course.steps("flow", learner.resume(checkpoint), recipe.steps, kept, until_step):
             if yielding and step % 10 == 9:
                 torch.set_num_threads(free())
             losses.append(_step(learner, lessons, step))

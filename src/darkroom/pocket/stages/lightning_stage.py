@@ -36,7 +36,6 @@ from darkroom.pocket.stages.schedule import warm_then_linear
 from darkroom.technique.cfg import true_cfg
 from darkroom.technique.schedule import LIGHTNING_SHIFT, Schedule
 
-Report = Callable[[str], None]
 Walk = Callable[[Tensor, float], Tensor]
 """(x [B, N, 64], sigma) -> velocity [B, N, 64]."""
 

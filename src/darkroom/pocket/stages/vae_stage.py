@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from darkroom.models.single_frame import absorb, single_frame
-from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
+from darkroom.pocket.stages.checkpoint import keep, resume
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.muon import Muon
 from darkroom.pocket.stages.schedule import warm_then_linear
@@ -93,11 +93,11 @@ def _fit(
     losses: list[float] = []
 
     def kept(done: int) -> None:
-        state = {"step": done, "model": lean.state_dict(), "optimizers": [o.state_dict() for o in optimizers]}
-        save_checkpoint(checkpoint, state)
+        keep(checkpoint, done, lean.state_dict(), optimizers)
         course.report(f"{stage} {done}/{recipe.steps}: loss {np.mean(losses[-course.every :]):.4f}")
 
-    for step in course.steps(stage, _resume(checkpoint, lean, optimizers), recipe.steps, kept, until_step):
+    first = resume(checkpoint, lean.state_dict(), optimizers)
+    for step in course.steps(stage, first, recipe.steps, kept, until_step):
         losses.append(_step(lean, round_trip, optimizers, pool, recipe, step))
     return losses
 
@@ -182,16 +182,6 @@ def _optimizers(lean: AutoencoderKLQwenImage, recipe: VaeRecipe) -> list[torch.o
     muon = Muon([{"params": encoder, "peak": recipe.encoder_lr}, {"params": decoder, "peak": recipe.decoder_lr}])
     adam = torch.optim.AdamW([{"params": vectors, "peak": recipe.vector_lr}], weight_decay=0.0, betas=(0.9, 0.98))
     return [muon, adam]
-
-
-def _resume(checkpoint: Path, lean: AutoencoderKLQwenImage, optimizers: list[torch.optim.Optimizer]) -> int:
-    state: dict[str, Any] | None = load_checkpoint(checkpoint)
-    if state is None:
-        return 0
-    lean.load_state_dict(state["model"])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return int(state["step"])
 
 
 def _measure_latents(vae: AutoencoderKLQwenImage, lean: AutoencoderKLQwenImage, pool: NDArray[np.uint8]) -> None:
