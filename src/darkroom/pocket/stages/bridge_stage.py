@@ -22,6 +22,9 @@ from darkroom.pocket.stages.course import Course
 from darkroom.pocket.triples import draw_triples
 from darkroom.technique.bridge import BridgeConfig, VisionBridge, distillation_loss
 
+# Pictures between two savings of what was seen of them: all are written each time.
+_SAVED_EVERY = 1000
+
 
 @dataclass(frozen=True)
 class BridgeRecipe:
@@ -74,9 +77,11 @@ def train_bridge(
     first = resume(checkpoint, trained, [optimizer])
     if first:
         told = (load_checkpoint(checkpoint) or {})["told"]
-    for epoch in course.steps(
-        "bridge", first, recipe.epochs, lambda done: keep(checkpoint, done, trained, [optimizer], told=told)
-    ):
+
+    def kept(done: int) -> None:
+        keep(checkpoint, done, trained, [optimizer], told=told)
+
+    for epoch in course.steps("bridge", first, recipe.epochs, kept, every=1):
         generator = torch.Generator().manual_seed(recipe.seed + 1_000_003 * epoch)
         for chosen in torch.randperm(len(learned.aim), generator=generator).split(recipe.batch):
             part = learned.rows(chosen)
@@ -106,7 +111,7 @@ def look_at(editor: Editor, eyes: VisionExtractor, recipe: BridgeRecipe, kept: P
 
     first = len(aims)
     triples = islice(draw_triples(recipe.triples, recipe.seed), first, None)
-    steps = course.steps("bridge looks", first, recipe.triples, keep_seen, every=recipe.triples)
+    steps = course.steps("bridge looks", first, recipe.triples, keep_seen, every=_SAVED_EVERY)
     for _, (_, _, pictures) in zip(steps, triples, strict=False):
         seen = pictures.get("sight", pictures["source"])
         grid = sight_grid(seen.size, editor.areas, image_processor)
