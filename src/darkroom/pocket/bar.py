@@ -1,5 +1,6 @@
 """A training, shown as a bar on stderr: the stage at work and how far it has come."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,7 +16,9 @@ def stage_bar() -> Iterator[Show]:
     console = Console(stderr=True)
     times = (TimeElapsedColumn(), TimeRemainingColumn())
     columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), *times)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    # rich takes over stdout, too, and writes it to stderr: lines that go to a file must still arrive there.
+    shared, hidden = sys.stdout.isatty(), not console.is_terminal
+    with Progress(*columns, console=console, transient=True, redirect_stdout=shared, disable=hidden) as bar:
         task = bar.add_task("", total=None)
         current = ""
 
