@@ -14,12 +14,14 @@ from diffusers import QwenImageEditPlusPipeline
 from typer.testing import CliRunner
 
 from darkroom.cli_pocket import pocket
+from darkroom.pocket.begun import BEGUN, OtherRecipe, keep_to, settings_of
+from darkroom.pocket.evaluate import PORTRAIT
 from darkroom.pocket.family import assemble, build, save
 from darkroom.pocket.recipes import RECIPES, Recipe
 from darkroom.pocket.shipped import WEIGHTS, install
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.course import Course, OutOfTime
-from darkroom.pocket.stages.drawing import draw_set
+from darkroom.pocket.stages.drawing import SETS, TEACHES, draw_set
 from darkroom.pocket.stages.flow_stage import FlowRecipe, Namer, Pointer, naming_loss, noise_levels, train_flow
 from darkroom.pocket.stages.free_cores import FreeCores
 from darkroom.pocket.stages.muon import orthogonal
@@ -40,7 +42,7 @@ from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.truth import NO_SHAPE
 from darkroom.pocket.stages.vae_stage import VaeRecipe, train_vae
 from darkroom.pocket.tokens import train_tokenizer
-from darkroom.pocket.train import PARTS, export, main, train, train_and_tell
+from darkroom.pocket.train import PARTS, choose_recipe, export, main, train, train_and_tell, train_parts
 from darkroom.pocket.world.shapes import SHAPES
 
 VAE = VaeRecipe(steps=10, batch=4, crop=32, pool=2, photos=0.0, compiled=False)
@@ -279,12 +281,46 @@ def test_training_goes_on_from_a_finished_family(tmp_path: Path) -> None:
         cases=1,
     )
     further = train(tmp_path / "work", recipe, Course(), threads=torch.get_num_threads(), begin_with=begun)
+    with pytest.raises(OtherRecipe, match=r"begin_with was begun with vae \"[0-9a-f]{64}\", not nothing"):
+        train(tmp_path / "work", replace(recipe, flow=replace(recipe.flow, steps=2)), Course())
     old, new = (QwenImageEditPlusPipeline.from_pretrained(folder) for folder in (begun, further))
     assert all(torch.equal(a, b) for a, b in zip(old.vae.parameters(), new.vae.parameters(), strict=True))
     assert not torch.equal(old.transformer.img_in.weight, new.transformer.img_in.weight)
     exported = QwenImageEditPlusPipeline.from_pretrained(export(tmp_path / "work"))
     assert torch.equal(exported.transformer.img_in.weight, new.transformer.img_in.weight)
     assert not [path for path in further.rglob("*.json") if str(tmp_path) in path.read_text()]
+
+
+def test_another_recipe_in_the_same_folder_is_refused_and_told(tmp_path: Path) -> None:
+    recipe = RECIPES["smoke"]
+    identity = replace(recipe.identity, steps=1)
+    work = tmp_path / "begun"
+    train_parts(["identity"], work, replace(recipe, identity=identity), Course())
+    keep_to(work, "edit", settings_of("edit", recipe))
+    train_parts(["identity"], work, replace(recipe, identity=identity, flow=FlowRecipe()), Course())
+    with pytest.raises(OtherRecipe, match=r"begun/recipe\.json: identity was begun with identity\.steps 1, not 3; "):
+        train_parts(PARTS, work, recipe, Course())
+    longer = replace(recipe, flow=replace(recipe.flow, steps=9, compiled=True), times={"follow": 3}, shards={})
+    with pytest.raises(OtherRecipe, match=r"edit .*flow\.steps 4, not 9.*shards\.pairs \[1, 1\], not nothing"):
+        train_parts(PARTS, work, replace(longer, identity=identity), Course())
+    with pytest.raises(SystemExit, match="2"):
+        main(["--work", str(work), "--recipe", "cpu", "--device", "cpu", "--parts", "identity"])
+
+
+def test_kinds_choose_the_sets_and_one_that_none_draws_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    cpu = torch.device("cpu")
+    chosen = choose_recipe("cpu", cpu, kinds=["follow", PORTRAIT])
+    assert set(chosen.shards) == {"follows", "captions"}
+    assert chosen.times["follow"] == chosen.times[PORTRAIT] == 1
+    assert not any(times for kind, times in chosen.times.items() if kind not in ("follow", PORTRAIT))
+    with pytest.raises(SystemExit, match="2"):
+        main(["--kinds", "write", "follow"])
+    assert "--kinds: write: in none of the recipe's sets" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_what_a_set_teaches_is_what_it_draws(name: str) -> None:
+    assert {example.kind for example in draw_set(name, 4, 3)} <= set(TEACHES[name])
 
 
 class Ticking:
@@ -357,7 +393,7 @@ def test_the_whole_training_stopped_again_and_again_makes_every_shipped_file(tmp
     assert lines[-1] == f"identity: {halves / 'identity'}"
     folders = {part: "family" if part == "edit" else part for part in PARTS}
     files = [path for path in whole.rglob("*") if path.is_file() and path.suffix != ".pt"]
-    assert {path.relative_to(whole).parts[0] for path in files} == {*folders.values(), "scores"}
+    assert {path.relative_to(whole).parts[0] for path in files} == {*folders.values(), "scores", BEGUN}
     for path in files:
         assert path.read_bytes() == (halves / path.relative_to(whole)).read_bytes(), path
 

@@ -1,10 +1,10 @@
 """How the pocket's parts are trained: named sets of every stage's settings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from darkroom.pocket.stages.bridge_stage import BridgeRecipe
-from darkroom.pocket.stages.drawing import DOT_WEIGHTS
+from darkroom.pocket.stages.drawing import DOT_WEIGHTS, TEACHES
 from darkroom.pocket.stages.flow_stage import FlowRecipe
 from darkroom.pocket.stages.identity_stage import IdentityRecipe
 from darkroom.pocket.stages.lightning_stage import LightningRecipe
@@ -102,3 +102,18 @@ def with_shards(recipe: Recipe, shards: int | None) -> Recipe:
     if shards is None:
         return recipe
     return replace(recipe, shards={**recipe.shards, "pairs": (shards, recipe.shards["pairs"][1])})
+
+
+def with_kinds(recipe: Recipe, kinds: Sequence[str] | None) -> Recipe:
+    """`recipe` that teaches these kinds alone, each example once; None leaves it as it is.
+
+    Raises ValueError for kinds that none of the recipe's sets draws.
+    """
+    if kinds is None:
+        return recipe
+    drawn = {kind for name in recipe.shards for kind in TEACHES[name]}
+    if missing := sorted(set(kinds) - drawn):
+        sets = ", ".join(recipe.shards)
+        raise ValueError(f"kinds: {', '.join(missing)}: in none of the recipe's sets, which are {sets}")
+    shards = {name: count for name, count in recipe.shards.items() if set(TEACHES[name]) & set(kinds)}
+    return replace(recipe, shards=shards, times={kind: int(kind in kinds) for kind in sorted(drawn)})

@@ -22,14 +22,15 @@ from darkroom.models.presets import Preset
 from darkroom.models.vision import VisionExtractor
 from darkroom.models.weights import sha256
 from darkroom.pocket.bar import stage_bar
-from darkroom.pocket.evaluate import held_out, vae_figures
+from darkroom.pocket.begun import OtherRecipe, keep_to, settings_of
+from darkroom.pocket.evaluate import PORTRAIT, held_out, vae_figures
 from darkroom.pocket.family import assemble, save
 from darkroom.pocket.judging.grids import draw_grid
 from darkroom.pocket.judging.rules import is_right
 from darkroom.pocket.judging.samples import apply, load_editor
 from darkroom.pocket.qwen3vl import make_model, make_processor
 from darkroom.pocket.qwen3vl import save as save_qwen3vl
-from darkroom.pocket.recipes import RECIPES, Recipe, with_shards
+from darkroom.pocket.recipes import RECIPES, Recipe, with_kinds, with_shards
 from darkroom.pocket.shipped import WEIGHTS, install
 from darkroom.pocket.stages.bridge_stage import save_bridge, train_bridge
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
@@ -49,6 +50,8 @@ from darkroom.pocket.world.edits import KINDS
 
 # Folders of `work`, and of the shipped weights.
 _BRIDGED = {"family": "edit", "qwen3vl": "qwen3vl"}
+# In the LoRA's folder: which transformer it was made for.
+_ABOUT = "about.json"
 PARTS = ("edit", "lightning", "qwen3vl", "bridge", "perceptual", "identity")
 DEVICES = ("cpu", "cuda")
 # How the family is judged at the end of its training.
@@ -62,10 +65,11 @@ def train(work: Path, recipe: Recipe, course: Course, threads: int = 0, begin_wi
     and sight stay, its transformer and text encoder learn further, perhaps other kinds of edits.
     The same recipe gives the same weights on the same machine and number of threads, interrupted or not. With
     `threads` 0 the flow stage takes the cores that other processes leave free, and sums round differently each time.
-    Raises OutOfTime when the course's minutes are over.
+    Raises OutOfTime when the course's minutes are over, OtherRecipe where `work` was begun with another family or none.
     """
     if _finished(work, "flow", recipe.flow.steps):
         return work / "family"
+    keep_to(work, "begin_with", {} if begin_with is None else _parts_of(begin_with))
     if threads:
         torch.set_num_threads(threads)
     with torch.random.fork_rng(devices=[]):
@@ -104,7 +108,7 @@ def train_lightning(work: Path, recipe: Recipe, course: Course) -> Path:
     family = work / "family" if (work / "family").is_dir() else WEIGHTS / "edit"
     own, base = recipe.lightning, sha256(_weights(family / "transformer"))
     stage, folder = f"lightning_{base[:8]}", work / "lightning"
-    about = folder / "about.json"
+    about = folder / _ABOUT
     if about.exists() and json.loads(about.read_text())["base"] == base and _finished(work, stage, own.steps):
         return folder
     pipeline = QwenImageEditPlusPipeline.from_pretrained(family)
@@ -185,8 +189,11 @@ def train_parts(
 ) -> dict[str, Path]:
     """The folder of each of `parts` (PARTS), trained as far as `work` does not hold it yet.
 
-    Raises OutOfTime when the course's minutes are over; the same call goes on from there.
+    Raises OutOfTime when the course's minutes are over; the same call goes on from there. Raises OtherRecipe where one
+    of them was begun in `work` with other settings.
     """
+    for part in parts:
+        keep_to(work, part, settings_of(part, recipe))
     if threads:
         torch.set_num_threads(threads)
     training: Mapping[str, Callable[[], Path]] = {
@@ -214,6 +221,10 @@ def export(work: Path, seed: int = 0) -> Path:
     folder = work / "exported"
     save(pipeline, folder)
     return folder
+
+
+def _parts_of(family: Path) -> dict[str, str]:
+    return {part: sha256(_weights(family / part)) for part in ("vae", "text_encoder", "transformer")}
 
 
 def _adopt(family: Path, work: Path) -> QwenImageEditPlusPipeline:
@@ -325,7 +336,7 @@ def _weights(folder: Path) -> Path:
 def _needed(path: Path) -> dict[str, Any]:
     state = load_checkpoint(path)
     if state is None:
-        raise FileNotFoundError(f"no checkpoint {path.name}: run the training first")
+        raise FileNotFoundError(f"{path} is missing: run the training first")
     return state
 
 
@@ -345,14 +356,16 @@ def choose_recipe(
     kinds: Sequence[str] | None = None,
     compiled: bool | None = None,
 ) -> Recipe:
-    """The named recipe, by default the device's, with the flow's steps, shards and kinds that are given."""
+    """The named recipe, by default the device's, with the flow's steps, shards and kinds that are given.
+
+    Raises ValueError for kinds that it does not draw.
+    """
     recipe = with_shards(RECIPES[name or ("gpu" if device.type == "cuda" else "cpu")], shards)
     flow = replace(recipe.flow, steps=steps or recipe.flow.steps)
     if compiled is not None:
         flow = replace(flow, compiled=compiled)
         recipe = replace(recipe, vae=replace(recipe.vae, compiled=compiled))
-    times = {kind: int(kind in kinds) for kind in KINDS} if kinds else recipe.times
-    return replace(recipe, flow=flow, times=times)
+    return with_kinds(replace(recipe, flow=flow), kinds)
 
 
 def make_course(device: torch.device, minutes: float | None, report: Report, show: Show) -> Course:
@@ -391,6 +404,16 @@ def place(made: Mapping[str, Path], report: Report, put_in_place: bool) -> None:
         if put_in_place:
             install(folder, WEIGHTS / name)
         report(f"{name}: {WEIGHTS / name if put_in_place else folder}")
+    if put_in_place and not lightning_fits(WEIGHTS):
+        report(
+            "lightning was made for another transformer than edit has: darkroom pocket train --part lightning --install"
+        )
+
+
+def lightning_fits(weights: Path) -> bool:
+    """Whether the `fast` preset's LoRA in `weights` was made for the family there."""
+    base: str = json.loads((weights / "lightning" / _ABOUT).read_text())["base"]
+    return base == sha256(_weights(weights / "edit" / "transformer"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -404,7 +427,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="steps of the flow stage; the recipe's by default")
     parser.add_argument("--shards", type=int, help="shards of the edits on one square picture")
     parser.add_argument("--begin-with", type=Path, help="a family whose training goes on, such as the shipped one")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, help="what to teach; by default what the recipe does")
+    parser.add_argument("--kinds", nargs="+", choices=(*KINDS, PORTRAIT), help="what to teach; by default all")
     parser.add_argument("--threads", type=int, default=0, help="0: what other processes leave free")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="by default as the recipe says")
     parser.add_argument("--export", action="store_true", help="only write what the checkpoints hold")
@@ -417,14 +440,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 options.recipe, device, options.steps, options.shards, options.kinds, options.compile
             )
             course = make_course(device, options.minutes, _say, show)
+            if options.begin_with and not (options.begin_with / "model_index.json").is_file():
+                raise ValueError(f"begin-with: there is no family in {options.begin_with}")
         except ValueError as error:
             parser.error(f"--{error}")
-        if options.export:
-            place({"edit": export(options.work)}, _say, options.install)
-        else:
-            train_and_tell(
-                options.parts, options.work, recipe, course, options.threads, options.begin_with, options.install
-            )
+        try:
+            if options.export:
+                place({"edit": export(options.work)}, _say, options.install)
+            else:
+                train_and_tell(
+                    options.parts, options.work, recipe, course, options.threads, options.begin_with, options.install
+                )
+        except (OtherRecipe, FileNotFoundError) as error:
+            parser.error(str(error))
 
 
 def _say(line: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from darkroom.pocket.evaluate import PORTRAIT
 from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edit import Mask
 from darkroom.pocket.world.edits import Edit, draw_edit, reverse
@@ -91,7 +92,7 @@ def _portrait(rng: np.random.Generator) -> Iterator[Example]:
 
 def _captioned(rng: np.random.Generator) -> Iterator[Example]:
     picture, caption = draw_captioned(rng)
-    yield Example("portrait", caption, (), picture, np.ones(picture.shape[:2], dtype=np.bool_), ())
+    yield Example(PORTRAIT, caption, (), picture, np.ones(picture.shape[:2], dtype=np.bool_), ())
 
 
 SETS: dict[str, Draw] = {
@@ -104,6 +105,20 @@ SETS: dict[str, Draw] = {
     "tall": partial(_edits, weights=WEIGHTS, width=TALL[0], height=TALL[1]),
     "edges": partial(_one, kind="edges"),
     "people_follows": partial(_one, kind="follow people"),
+}
+
+
+# The kinds of example in each set.
+TEACHES: Mapping[str, tuple[str, ...]] = {
+    "pairs": tuple(WEIGHTS),
+    "follows": ("follow",),
+    "dots": tuple(DOT_WEIGHTS),
+    "portraits": tuple(PORTRAIT_EDITS),
+    "captions": (PORTRAIT,),
+    "wide": tuple(WEIGHTS),
+    "tall": tuple(WEIGHTS),
+    "edges": ("edges",),
+    "people_follows": ("follow people",),
 }
 
 
