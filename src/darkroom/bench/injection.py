@@ -32,7 +32,7 @@ Run = Callable[[str, Mapping[str, Any]], tuple[Mapping[str, Any], Path]]
 
 Report = Callable[[str], None]
 
-ALPHAS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
+ALPHAS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 KEPT = 0.9
 """Of the prompt's own adherence, what a strength must keep to be chosen."""
 HEAD = "checkpoints/head.safetensors"
@@ -47,7 +47,7 @@ class Plan:
     """
 
     train_people: int = 1200
-    test_people: int = 24
+    test_people: int = 20
     views: int = 2
     alphas: tuple[float, ...] = ALPHAS
     gen_seeds: tuple[int, ...] = (1234, 5678)
@@ -65,18 +65,18 @@ class Variant:
 
 
 DEFAULTS: Mapping[str, Any] = {
-    "objective": "caption", "epochs": 16, "batch_size": 32, "lr": 2e-3, "slots": 20, "rank": 64,
+    "objective": "caption", "epochs": 24, "batch_size": 32, "lr": 4e-3, "slots": 20, "rank": 128,
     "held_out": 0,
 }  # fmt: skip
 KNOBS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "objective": [{"objective": name} for name in ("flow", "both", "zero")],
-    "lr": [{"lr": value} for value in (7e-4, 6e-3)],
+    "lr": [{"lr": value} for value in (1e-3, 1e-2)],
     "loss weights": [
         {"cosine_weight": 1.0, "mse_weight": 0.0, "rms_weight": 0.0},
         {"cosine_weight": 0.0, "mse_weight": 1.0, "rms_weight": 0.0},
     ],
-    "slots": [{"slots": value} for value in (8, 16, 32)],
-    "rank": [{"rank": value} for value in (16, 128)],
+    "slots": [{"slots": value} for value in (8, 32)],
+    "rank": [{"rank": value} for value in (32, 64)],
 }
 
 

@@ -26,13 +26,17 @@ from darkroom.technique.injection import (
 )
 from darkroom.workers.injection.prompting import Base
 
+COOLDOWN = 0.3
+"""Share of a training, at its end, over which lr falls to zero in a straight line."""
+
 
 @dataclass(frozen=True)
 class Lesson:
     """One person: features of each photo, the caption's tokens as the slots shall be, and the photos as latents.
 
-    features: [levels, N_i, D] each. target: [slots, H], for the caption objective. latents: [1, cells, 64] each, for
-    the flow objective. held_out: how many photos, the last ones, are for validation alone.
+    features: [levels, N_i, D] each, on the CPU: those of many people would crowd the device. target: [slots, H], for
+    the caption objective. latents: [1, cells, 64] each, for the flow objective. held_out: how many photos, the last
+    ones, are for validation alone.
     """
 
     name: str
@@ -120,6 +124,8 @@ class Trainer:
             with self.accelerator.accumulate(self.module):
                 loss = self._loss(batch, generator)
                 self.accelerator.backward(loss)
+                for group in self._optimizer.param_groups:
+                    group["lr"] = self.job.lr * self._rate()
                 self._optimizer.step()
                 self._optimizer.zero_grad()
             gathered.append(float(loss.detach()))
@@ -134,6 +140,11 @@ class Trainer:
         """What has been learnt; with_state: and what is needed to go on."""
         module = self.accelerator.unwrap_model(self.module)
         return Head(module, about, state_of(self._optimizer, module) if with_state else {})
+
+    def _rate(self) -> float:
+        """Of lr, at the optimizer step at hand: all of it, and over the last steps less and less."""
+        steps = -(-self.batches // self.job.gradient_accumulation) * self.job.epochs
+        return min(1.0, (steps - len(self.course.losses)) / (COOLDOWN * steps))
 
     def _samples(self, generator: torch.Generator) -> list[Sample]:
         pairs = [(lesson, view) for lesson in self.lessons for view in lesson.views]
@@ -155,9 +166,10 @@ class Trainer:
 
     def _residuals(self, features: Sequence[Tensor]) -> Tensor:
         """[B, slots, H]; in one call where all photos have as many tokens."""
+        device = self._slots.device
         if len({seen.shape for seen in features}) == 1:
-            return torch.as_tensor(self.module(torch.stack(list(features))))
-        return torch.stack([self.module(seen) for seen in features])
+            return torch.as_tensor(self.module(torch.stack(list(features)).to(device)))
+        return torch.stack([self.module(seen.to(device)) for seen in features])
 
     def _caption(self, lessons: Sequence[Lesson], residuals: Tensor) -> Tensor:
         job = self.job
