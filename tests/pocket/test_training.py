@@ -14,6 +14,7 @@ from diffusers import QwenImageEditPlusPipeline
 from typer.testing import CliRunner
 
 from darkroom.cli_pocket import pocket
+from darkroom.pocket.bar import stage_bar
 from darkroom.pocket.begun import BEGUN, OtherRecipe, keep_to, settings_of
 from darkroom.pocket.evaluate import PORTRAIT
 from darkroom.pocket.family import assemble, build, save
@@ -428,3 +429,16 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, capsy
     with pytest.raises(SystemExit, match="2"):
         main(["--device", "cuda"])
     assert "--device: cuda is not there" in capsys.readouterr().err
+
+
+def test_lines_for_a_file_arrive_there_beside_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # rich takes stderr for a terminal.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with stage_bar() as show:
+        show("sight", 1, 3)
+        print("sight 1/3: loss 2.0")
+    told = capsys.readouterr()
+    assert told.out == "sight 1/3: loss 2.0\n"
+    assert "sight" in told.err

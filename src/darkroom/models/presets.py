@@ -65,6 +65,7 @@ POCKET: Mapping[str, Preset] = {
     "quality": Preset(steps=20, true_cfg_scale=1.0),
 }
 
+
 @dataclass(frozen=True)
 class Sweep:
     """What an injection sweep takes where the job says nothing; sides in pixels, guidance a true CFG scale."""
