@@ -227,6 +227,23 @@ async def test_without_another_person_the_reply_says_which_control_is_missing(se
     assert kinds == {"base", "identity", "wrong", "random"}
 
 
+async def test_what_has_no_effect_is_told_and_not_looked_at(service: Service, seeing: Shelf) -> None:
+    looks, stop = counted(seeing.vision().model.visual)
+    others, own = ([data_uri(photo(seed), "image/png")] for seed in (78, 79))
+    try:
+        reply = await service.handle(sweep_job(controls=False, photos=own, other_photos=others))
+    finally:
+        stop()
+    assert len(looks) == 1
+    assert any("other_photos have no effect" in warning for warning in reply["warnings"])
+
+
+async def test_control_tokens_are_read_as_blanks_and_the_reply_says_so(service: Service) -> None:
+    for job in (sweep_job(caption="red<|im_end|>hair"), train_job(base_prompt="a<|im_end|> ~ID~", epochs=1)):
+        reply = await service.handle(job)
+        assert any("control tokens" in warning for warning in reply["warnings"])
+
+
 async def test_people_come_from_a_folder_of_the_bucket(
     seeing: Shelf, make_service: MakeService, s3_server: S3Server
 ) -> None:

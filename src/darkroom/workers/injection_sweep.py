@@ -7,7 +7,7 @@ before the next one's turn, and whoever takes the job over goes on after the las
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +20,17 @@ from darkroom.errors import InvalidInput
 from darkroom.jobs import InjectionSweep
 from darkroom.media import encode_image, labelled_grid
 from darkroom.models import heads
-from darkroom.models.editor import Editor
 from darkroom.models.heads import Head
 from darkroom.models.likeness import Rulers
-from darkroom.models.slots import placeholder
+from darkroom.models.slots import MARK, placeholder
 from darkroom.models.vision import VisionExtractor
 from darkroom.technique.injection import own_alpha, random_residual
 from darkroom.workers.injection.cells import BASE, CAPTION, OWN, RANDOM, WRONG, Cell, Plan, base_cells, cells_of, render
 from darkroom.workers.injection.measures import Row, best_alpha, measured, plots, summed_up, unheld
 from darkroom.workers.injection.people import NAMELESS, Subject, features, from_dataset, named
-from darkroom.workers.injection.prompting import Base, read_base, read_caption, read_negative, unknown_words
-from darkroom.workers.recipe import Desk, Progress, Recipe, Streamed, Work
+from darkroom.workers.injection.prompting import Base, read_base, read_caption, read_negative
+from darkroom.workers.pictures.wording import warn_of_unread
+from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ def prepare(job: InjectionSweep, desk: Desk) -> Gathered:
         subjects = from_dataset(job, desk)
     else:
         subjects = [Subject(NAMELESS, named("photos", len(job.photos or []), job, desk), job.caption)]
-    others = named("other_photos", len(job.other_photos), job, desk)
+    others = named("other_photos", len(job.other_photos), job, desk) if job.controls else ()
+    if job.other_photos and not job.controls:
+        desk.warn("other_photos have no effect without controls")
     job.check_cells(len(plan.alphas) * len(plan.gen_seeds) * len(subjects), desk.limits.max_cells)
     if job.controls and len(subjects) == 1 and not others:
         desk.warn("controls: no other person is at hand for the wrong identity; give other_photos, or a dataset of two")
@@ -93,9 +95,7 @@ def run(job: InjectionSweep, desk: Desk) -> Work:
     plan = gathered.plan
     with desk.clock.span("load"):
         eyes = desk.shelf.vision()
-    yield Progress("look", 0, len(gathered.subjects))
-    with desk.clock.span("encode"):
-        residuals = looked_at(job, gathered, eyes)
+    residuals = yield from looked_at(job, gathered, eyes, desk)
     editor = desk.editor("image")
     with desk.clock.span("load"):
         rulers, perceptual = desk.shelf.rulers(), desk.shelf.perceptual()
@@ -109,7 +109,8 @@ def run(job: InjectionSweep, desk: Desk) -> Work:
             for subject in gathered.subjects
             if subject.caption is not None
         }
-    warn_of_words(editor, gathered, desk)
+    texts = [plan.base_prompt.replace(MARK, " "), *(subject.caption for subject in gathered.subjects)]
+    warn_of_unread(editor, desk, texts, plan.negative_prompt)
     yield Progress("encode", 1, 1)
     # What controls are held against; without them and where nobody asked for α = 0 it would be work for nothing.
     plain = base_cells(plan, base) if job.controls or 0.0 in plan.alphas else []
@@ -143,16 +144,21 @@ def run(job: InjectionSweep, desk: Desk) -> Work:
     }
 
 
-def looked_at(job: InjectionSweep, gathered: Gathered, eyes: VisionExtractor) -> dict[str, Tensor]:
+def looked_at(
+    job: InjectionSweep, gathered: Gathered, eyes: VisionExtractor, desk: Desk
+) -> Generator[Event, None, dict[str, Tensor]]:
     """The residual [slots, H] of each person, and of somebody else under the name ""."""
-    config = gathered.head.module.config
-    gathered.head.fits(eyes.hidden_size, eyes.levels + 1, config.text_width)
-    found = {subject.name: features(eyes, subject.photos, job) for subject in gathered.subjects}
-    if gathered.others:
-        found[""] = features(eyes, gathered.others, job)
-    with torch.no_grad():
-        module = gathered.head.module
-        return {name: module.to(seen.device)(seen) for name, seen in found.items()}
+    module = gathered.head.module
+    gathered.head.fits(eyes.hidden_size, eyes.levels + 1, module.config.text_width)
+    people = {subject.name: subject.photos for subject in gathered.subjects}
+    people |= {"": gathered.others} if gathered.others else {}
+    residuals = {}
+    for number, (name, photos) in enumerate(people.items()):
+        yield Progress("look", number, len(people))
+        with desk.clock.span("encode"), torch.no_grad():
+            seen = features(eyes, photos, job)
+            residuals[name] = module.to(seen.device)(seen)
+    return residuals
 
 
 def controls(
@@ -273,15 +279,6 @@ def earlier_summaries(gathered: Gathered, desk: Desk) -> dict[str, dict[str, Any
     if found:
         desk.warn(f"went on after {len(found)} people whom an earlier try of this job had finished")
     return found
-
-
-def warn_of_words(editor: Editor, gathered: Gathered, desk: Desk) -> None:
-    """Say what of prompt and captions the model cannot read."""
-    captions = [subject.caption for subject in gathered.subjects]
-    unknown = unknown_words(editor, gathered.plan.base_prompt.replace("~ID~", " "), *captions)
-    if unknown:
-        words = ", ".join(unknown[:8])
-        desk.warn(f"the pocket model knows only its small world (docs/pocket.md) and was not taught: {words}")
 
 
 RECIPE = Recipe(run, prepare=prepare, streams=True)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from PIL import Image
+from torch import Tensor
 
 from darkroom.artifacts import Artifact
 from darkroom.errors import InvalidInput
@@ -22,12 +22,14 @@ from darkroom.media.charts import Panel, line_charts
 from darkroom.models import heads
 from darkroom.models.editor import Editor
 from darkroom.models.heads import Head
+from darkroom.models.slots import MARK
 from darkroom.models.vision import VisionExtractor
 from darkroom.technique.injection import HeadConfig, target_of
 from darkroom.technique.latents import pack
 from darkroom.workers.injection.people import Subject, captioned, features, from_dataset
 from darkroom.workers.injection.prompting import Base, read_base, read_caption
 from darkroom.workers.injection.training import Course, Lesson, Trainer
+from darkroom.workers.pictures.wording import warn_of_unread
 from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work
 from darkroom.workers.training.epochs import diverged, earlier_checkpoint, goes_on, too_large
 
@@ -48,10 +50,11 @@ class Earlier:
 
 def prepare(job: InjectionTrain, desk: Desk) -> list[Subject]:
     """Decode and fit every photo. Raises InvalidInput where the objective lacks something of somebody."""
-    subjects = from_dataset(job, desk)
-    if job.objective in ("caption", "both") and job.captions == "sidecar":
+    sweep = desk.shelf.spec("image").sweep
+    subjects = from_dataset(job, desk, (sweep.width, sweep.height) if draws(job) else None)
+    if reads(job) and job.captions == "sidecar":
         captioned(subjects)
-    least = 2 if job.objective in ("flow", "both") else 1
+    least = 2 if draws(job) else 1
     for subject in subjects:
         left = len(subject.photos) - job.held_out
         if left < 1 or (left < least and len(subject.photos) >= least):
@@ -69,23 +72,41 @@ def prepare(job: InjectionTrain, desk: Desk) -> list[Subject]:
     return subjects
 
 
+def reads(job: InjectionTrain) -> bool:
+    """Whether the objective needs captions."""
+    return job.objective in ("caption", "both")
+
+
+def draws(job: InjectionTrain) -> bool:
+    """Whether the objective needs the photos as pictures to be made."""
+    return job.objective in ("flow", "both")
+
+
 def run(job: InjectionTrain, desk: Desk) -> Work:
     """Look at every photo once, then train; yields after each step, and stores a checkpoint after each epoch."""
     subjects = yield from told(job, desk)
     spec = desk.shelf.spec("image")
     with desk.clock.span("load"):
         eyes = desk.shelf.vision()
-    yield Progress("look", 0, len(subjects))
-    with desk.clock.span("encode"):
-        seen = [[features(eyes, [photo], job) for photo in subject.photos] for subject in subjects]
+    seen = []
+    for number, subject in enumerate(subjects):
+        yield Progress("look", number, len(subjects))
+        with desk.clock.span("encode"):
+            seen.append(tuple(features(eyes, [photo], job).cpu() for photo in subject.photos))
     editor = desk.editor("image")
     base_prompt = job.base_prompt or spec.sweep.base_prompt
     with desk.clock.span("encode"):
         base = read_base(editor, base_prompt, job.slots)
-        size = (spec.sweep.width, spec.sweep.height)
-        lessons = [
-            lesson(subject, looks, job, base, editor, size) for subject, looks in zip(subjects, seen, strict=True)
-        ]
+    targets = yield from targets_of(subjects, job, base, editor, desk)
+    latents = yield from latents_of(subjects, editor, desk)
+    lessons = [
+        Lesson(subject.name, looks, target, pictures, job.held_out)
+        for subject, looks, target, pictures in zip(subjects, seen, targets, latents, strict=True)
+    ]
+    warn_of_unread(
+        editor, desk, [base_prompt.replace(MARK, " "), *(s.caption for s in subjects if reads(job))], None
+    )
+    size = (spec.sweep.width, spec.sweep.height)
     config = config_of(job, eyes, editor)
     earlier = resumed(job, config, desk)
     module = heads.untrained(config, job.seed) if earlier is None else earlier.head.module.requires_grad_(True)
@@ -114,7 +135,7 @@ def told(job: InjectionTrain, desk: Desk) -> Generator[Event, None, list[Subject
     """The people, each with a caption where the objective needs one: its own, or the vision model's."""
     subjects: list[Subject] = desk.prepared
     silent = [subject for subject in subjects if subject.caption is None]
-    if job.objective not in ("caption", "both") or not silent:
+    if not reads(job) or not silent:
         return subjects
     yield Progress("describe", 0, len(silent))
     with desk.clock.span("describe"):
@@ -132,27 +153,32 @@ def config_of(job: InjectionTrain, eyes: VisionExtractor, editor: Editor) -> Hea
     return HeadConfig(eyes.hidden_size, eyes.levels + 1, width, job.slots, job.rank)
 
 
-def lesson(
-    subject: Subject, looks: Sequence[torch.Tensor], job: InjectionTrain, base: Base, editor: Editor,
-    size: tuple[int, int],
-) -> Lesson:  # fmt: skip
-    """One person's photos as features, and what the objective needs of them beside."""
-    target = None
-    if job.objective in ("caption", "both") and subject.caption is not None:
-        target = target_of(read_caption(editor, base, subject.caption, subject.name)[1], job.slots)
-    wanted = subject.photos if job.objective in ("flow", "both") else ()
-    latents = tuple(pack(editor.encode(pixels_of(photo, size))).float() for photo in wanted)
-    return Lesson(subject.name, tuple(look.to(editor.device) for look in looks), target, latents, job.held_out)
+def targets_of(
+    subjects: Sequence[Subject], job: InjectionTrain, base: Base, editor: Editor, desk: Desk
+) -> Generator[Event, None, list[Tensor | None]]:
+    """Everybody's caption as the slots shall be, [slots, H]; None where the objective has no use for it."""
+    targets: list[Tensor | None] = []
+    for number, subject in enumerate(subjects):
+        target = None
+        if reads(job) and subject.caption is not None:
+            yield Progress("read", number, len(subjects))
+            with desk.clock.span("encode"):
+                target = target_of(read_caption(editor, base, subject.caption, subject.name)[1], job.slots)
+        targets.append(target)
+    return targets
 
 
-def pixels_of(photo: Image.Image, size: tuple[int, int]) -> torch.Tensor:
-    """[1, 3, H, W] in -1…1: the photo's middle at the aspect and size of the pictures to be made."""
-    width, height = size
-    scale = max(width / photo.width, height / photo.height)
-    resized = photo.resize((max(width, round(photo.width * scale)), max(height, round(photo.height * scale))),
-                           Image.Resampling.LANCZOS)  # fmt: skip
-    left, top = (resized.width - width) // 2, (resized.height - height) // 2
-    return to_tensor(resized.crop((left, top, left + width, top + height)))[None]
+def latents_of(
+    subjects: Sequence[Subject], editor: Editor, desk: Desk
+) -> Generator[Event, None, list[tuple[Tensor, ...]]]:
+    """Everybody's photos as latents [1, cells, 64]; after all captions, since parts may take turns on the device."""
+    latents = []
+    for number, subject in enumerate(subjects):
+        if subject.drawn:
+            yield Progress("encode", number, len(subjects))
+        with desk.clock.span("encode"):
+            latents.append(tuple(pack(editor.encode(to_tensor(p)[None])).float() for p in subject.drawn))
+    return latents
 
 
 def epochs(trainer: Trainer, about: dict[str, Any], desk: Desk) -> Work:

@@ -23,9 +23,10 @@ from darkroom.jobs import VideoEdit, frame_seed
 from darkroom.media import decode_image, encode_image, to_uint8
 from darkroom.models.editor import Conditioning, Editor, fit
 from darkroom.models.presets import DEFAULT
-from darkroom.models.sight import PromptTooLong, plain
+from darkroom.models.sight import PromptTooLong
 from darkroom.technique.guidance import GuidanceFailed, GuidedStep
 from darkroom.technique.sampling import sample
+from darkroom.workers.pictures.wording import warn_of_unread
 from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work
 from darkroom.workers.video.cut import Cut, frame_name
 from darkroom.workers.video.footage import DEFAULT_FPS, Footage, Take, open_footage
@@ -154,7 +155,7 @@ def run(job: VideoEdit, desk: Desk) -> Work:
     with desk.clock.span("load"):
         rulers = Rulers(desk.shelf.perceptual(), desk.shelf.optical_flow(), editor.device)
     yield from desk.finished(editor)
-    warn_of_words(editor, job, clip.plan, desk)
+    warn_of_unread(editor, desk, [job.prompt], job.negative_prompt)
     warn_of_windows(editor, job, clip.plan, desk)
     if not clip.done:
         yield streamed(clip, 0, clip.init, {"seed": clip.plan.seed}, clip.plan.record())
@@ -175,16 +176,6 @@ def run(job: VideoEdit, desk: Desk) -> Work:
         "parameters": {"num_inference_steps": clip.plan.steps, "true_cfg_scale": clip.plan.true_cfg_scale},
         "measured_by": rulers.names,
     }
-
-
-def warn_of_words(editor: Editor, job: VideoEdit, plan: Plan, desk: Desk) -> None:
-    """Say what of the prompt the model cannot read."""
-    unknown = editor.unknown_words(plan.prompt) if job.prompt is not None else []
-    if unknown:
-        words = ", ".join(unknown[:8])
-        desk.warn(f"the pocket model knows only its small world (docs/pocket.md) and was not taught: {words}")
-    if any(plain(editor.processor.tokenizer, text) != text for text in (plan.prompt, job.negative_prompt)):
-        desk.warn("control tokens such as <|im_end|> in a prompt are read as blanks")
 
 
 def warn_of_windows(editor: Editor, job: VideoEdit, plan: Plan, desk: Desk) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from darkroom.errors import InvalidInput
@@ -22,11 +22,15 @@ NAMELESS = "photo"
 
 @dataclass(frozen=True)
 class Subject:
-    """One person: a name for files, RGB photos as fitted, and what the person looks like in words, where known."""
+    """One person: a name for files, RGB photos as fitted, and what the person looks like in words, where known.
+
+    drawn: the same photos as the pictures to be made of them, where the job asks for those.
+    """
 
     name: str
     photos: tuple[Image.Image, ...]
     caption: str | None = None
+    drawn: tuple[Image.Image, ...] = ()
 
 
 def named(field: str, count: int, job: PhotoFit, desk: Desk) -> tuple[Image.Image, ...]:
@@ -41,14 +45,20 @@ def named(field: str, count: int, job: PhotoFit, desk: Desk) -> tuple[Image.Imag
     return tuple(photos)
 
 
-def from_dataset(job: PhotoFit, desk: Desk) -> list[Subject]:
-    """Everybody in the job's dataset. Raises what PeopleArchive raises, and DecodeFailed for a broken photo."""
+def from_dataset(job: PhotoFit, desk: Desk, size: tuple[int, int] | None = None) -> list[Subject]:
+    """Everybody in the job's dataset; size: (width, height) of pictures to be made of the photos, where asked for.
+
+    Raises what PeopleArchive raises, and DecodeFailed for a broken photo.
+    """
     with desk.clock.span("decode_input"):
         archive = PeopleArchive(desk.clips["dataset"], "dataset", desk.limits)
-        return [
-            Subject(person.name, tuple(fitted(archive.photo(number), job) for number in person.photos), person.caption)
-            for person in archive.people
-        ]
+        subjects = []
+        for person in archive.people:
+            # From the photo itself: fitted it may have fewer pixels than the picture.
+            photos = [archive.photo(number) for number in person.photos]
+            drawn = tuple(ImageOps.fit(photo, size, Image.Resampling.LANCZOS) for photo in photos) if size else ()
+            subjects.append(Subject(person.name, tuple(fitted(photo, job) for photo in photos), person.caption, drawn))
+        return subjects
 
 
 def fitted(photo: Image.Image, job: PhotoFit) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -71,9 +70,3 @@ def read_negative(editor: Editor, negative_prompt: str, guidance: float) -> Tens
         return generation.embed(editor, negative_prompt)
     except PromptTooLong as error:
         raise InputTooLarge(f"negative_prompt {error}", field="negative_prompt") from error
-
-
-def unknown_words(editor: Editor, *texts: str | None) -> list[str]:
-    """Words that a miniature was never taught, each once."""
-    found: Mapping[str, None] = dict.fromkeys(word for text in texts if text for word in editor.unknown_words(text))
-    return list(found)

@@ -12,7 +12,8 @@ from darkroom.jobs import PictureJob
 from darkroom.models import lora
 from darkroom.models.editor import Editor
 from darkroom.models.presets import Preset
-from darkroom.models.sight import PromptTooLong, plain
+from darkroom.models.sight import PromptTooLong
+from darkroom.workers.pictures.wording import warn_of_unread
 from darkroom.workers.recipe import Desk
 
 Embed = Callable[[str], Tensor]
@@ -41,13 +42,8 @@ def advise(job: PictureJob, preset: Preset, desk: Desk) -> None:
 
 
 def warn_of_words(job: PictureJob, editor: Editor, desk: Desk) -> None:
-    """Say what of the prompts the model cannot read."""
-    unknown = [word for prompt in job.prompts for word in editor.unknown_words(prompt)]
-    if unknown:
-        words = ", ".join(dict.fromkeys(unknown[:8]))
-        desk.warn(f"the pocket model knows only its small world (docs/pocket.md) and was not taught: {words}")
-    if any(plain(editor.processor.tokenizer, text) != text for text in [*job.prompts, job.negative_prompt]):
-        desk.warn("control tokens such as <|im_end|> in a prompt are read as blanks")
+    """Say what of the prompts is not read as it stands."""
+    warn_of_unread(editor, desk, job.prompts, job.negative_prompt)
 
 
 def gather_loras(job: PictureJob, preset: Preset, desk: Desk) -> list[lora.Lora]:
