@@ -93,8 +93,9 @@ def sweep(
         request = sweep_input(photos or [], _parts(seed_dirs), head, fields)
         key = own_key(endpoint, api_key, runpod_api_key)
         reply = in_this_process(request, out) if local else by_endpoint(request, out, timeout, endpoint, key)
-    lines = [f"{name}: best α {person['best_alpha']}" for name, person in (reply.model_extra or {})["people"].items()]
-    grids = sorted(str(path) for path in (out / "generations").glob("*_alpha_grid.png"))
+    people = (reply.model_extra or {})["people"]
+    lines = [f"{name}: best α {person['best_alpha']}" for name, person in people.items()]
+    grids = [str(out / f"generations/{name}_alpha_grid.png") for name in people]
     tell(reply, [*lines, *grids, str(out / "curves.png")], as_json)
 
 
