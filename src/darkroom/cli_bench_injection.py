@@ -35,6 +35,9 @@ def injection(
 
     darkroom bench injection --quick
     """
+    with told():
+        if speed and install is not None:
+            raise ValueError("--install: --speed trains no head that could ship")
     with told(), workbench() as (service, run):
         out.mkdir(parents=True, exist_ok=True)
         if speed:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from darkroom.bench.injection import HEAD, Plan, Variant, album, drawn_people, pick, study, table, variants, verdict
 from darkroom.bench.injection_plots import plots
+from darkroom.cli import app
 
 
 def rows(person: float, alpha: float, adherence: float) -> list[dict[str, Any]]:
@@ -73,6 +75,12 @@ def test_variants_are_picked_by_name_and_a_wrong_one_is_told() -> None:
     for only, ship, words in wrong:
         with pytest.raises(ValueError, match=words):
             pick(False, only, ship, None)
+
+
+def test_seconds_ship_no_head() -> None:
+    result = CliRunner().invoke(app, ["bench", "injection", "--speed", "--install", "defaults"])
+    assert result.exit_code == 2
+    assert "--install: --speed trains no head" in " ".join(result.output.split())
 
 
 def test_a_study_goes_on_where_it_stopped_and_writes_a_table(tmp_path: Path) -> None:

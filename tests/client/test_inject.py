@@ -58,6 +58,10 @@ def test_what_is_no_folder_of_people_is_named(tmp_path: Path) -> None:
         dataset_source([str(tmp_path / "empty")])
     with pytest.raises(FileNotFoundError, match="nowhere"):
         dataset_source([str(tmp_path / "nowhere")])
+    folder = str(person(tmp_path / "c" / "seed_9"))
+    (tmp_path / "people.zip").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"people\.zip is a file; give one zip alone"):
+        dataset_source([folder, str(tmp_path / "people.zip")])
     twice = [str(person(tmp_path / name / "seed_1")) for name in ("a", "b")]
     with pytest.raises(ValueError, match="called seed_1"):
         dataset_source(twice)

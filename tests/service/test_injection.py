@@ -217,6 +217,23 @@ async def test_a_sweep_taken_over_goes_on_after_the_last_person(service: Service
     assert differing <= {"sweep/manifest.json", "sweep/state.json"}
 
 
+async def test_people_of_an_earlier_try_with_another_head_are_made_again(service: Service, tmp_path: Path) -> None:
+    job = sweep_job(photos=None, dataset=zipped(people()), controls=False)
+    await service.handle(job)
+    (tmp_path / "store/sweep/manifest.json").unlink()
+    path = tmp_path / "store/sweep/state.json"
+    state = json.loads(path.read_text())
+    records = [line["record"] for line in state["stored"] if "person" in line["record"]]
+    assert len(records) == 2
+    for record in records:
+        record["made_by"]["head"] = "another"
+    path.write_text(json.dumps(state))
+    reply = await service.handle(job)
+    assert any("other defaults, models or head" in warning for warning in reply["warnings"])
+    assert not any("went on" in warning for warning in reply["warnings"])
+    assert set(reply["people"]) == {"seed_0", "seed_1"}
+
+
 async def test_without_another_person_the_reply_says_which_control_is_missing(service: Service) -> None:
     reply = await service.handle(sweep_job())
     assert any("wrong identity" in warning for warning in reply["warnings"])

@@ -33,6 +33,8 @@ def dataset_source(places: Sequence[str]) -> str:
 
 
 def _directories(place: Path) -> list[Path]:
+    if place.is_file():
+        raise ValueError(f"{place} is a file; give one zip alone, or directories")
     if not place.is_dir():
         raise FileNotFoundError(f"there is no folder at {place}")
     if place.name.startswith("seed_"):

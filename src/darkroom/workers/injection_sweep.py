@@ -6,6 +6,7 @@ before the next one's turn, and whoever takes the job over goes on after the las
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,8 @@ def run(job: InjectionSweep, desk: Desk) -> Work:
     # What controls are held against; without them and where nobody asked for α = 0 it would be work for nothing.
     plain = base_cells(plan, base) if job.controls or 0.0 in plan.alphas else []
     bases = yield from render(plain, negative, plan, editor, desk, "base")
-    done = earlier_summaries(gathered, desk)
+    maker = made_by(gathered, desk)
+    done = earlier_summaries(maker, desk)
     for number, subject in enumerate(gathered.subjects):
         if subject.name in done:
             continue
@@ -129,7 +131,8 @@ def run(job: InjectionSweep, desk: Desk) -> Work:
             summary = summed_up(rows, pictures, perceptual)
         about = described(subject, base, residuals[subject.name], gathered, rulers)
         done[subject.name] = {"summary": summary, **about}
-        yield from files_of(subject, plan, cells, pictures, {"cells": rows, "summary": summary, **about}, done)
+        meta = {"cells": rows, "summary": summary, **about}
+        yield from files_of(subject, plan, cells, pictures, meta, done, maker)
     if (reason := unheld(person["summary"] for person in done.values())) is not None:
         desk.warn(f"best_alpha goes by similarity alone: {reason}")
     cosine = sum(person["cosine"] for person in done.values()) / len(done)
@@ -216,6 +219,7 @@ def files_of(
     pictures: Sequence[Image.Image],
     meta: dict[str, Any],
     done: dict[str, dict[str, Any]],
+    maker: Mapping[str, Any],
 ) -> Work:
     """The cells, the grid, and last of all the meta file, whose record says that this person is done."""
     meta["best_alpha"] = done[subject.name]["best_alpha"] = best_alpha(meta["summary"])
@@ -223,7 +227,7 @@ def files_of(
         yield streamed(file_of(subject, cell), picture, {"seed": cell.seed, "alpha": cell.alpha, "kind": cell.kind})
     yield streamed(f"generations/{subject.name}_alpha_grid.png", grid(subject, plan, cells, pictures), {})
     data = json.dumps(meta, indent=2).encode()
-    record = {"plan": plan.record(), "person": done[subject.name]}
+    record = {"made_by": maker, "person": done[subject.name]}
     yield Streamed(lambda: Artifact(f"generations/{subject.name}_meta.json", "application/json", data), record)
     return {}
 
@@ -269,16 +273,25 @@ def grid(subject: Subject, plan: Plan, cells: Sequence[Cell], pictures: Sequence
     return labelled_grid(rows, labels, columns)
 
 
-def earlier_summaries(gathered: Gathered, desk: Desk) -> dict[str, dict[str, Any]]:
-    """The people whom an earlier try of this job has finished by the same plan."""
-    found = {}
-    for stored in desk.earlier:
-        if stored.record.get("plan") == gathered.plan.record():
-            person = stored.record["person"]
-            found[str(person["identity"])] = person
-    if found:
-        desk.warn(f"went on after {len(found)} people whom an earlier try of this job had finished")
-    return found
+def made_by(gathered: Gathered, desk: Desk) -> dict[str, Any]:
+    """What a person's pictures depend on beside the request: the profile's defaults, models, and its own head."""
+    return {
+        "plan": gathered.plan.record(),
+        "models": [desk.shelf.identity(role) for role in ("image", "vision")],
+        "head": hashlib.sha256(heads.to_bytes(gathered.head)).hexdigest(),
+    }
+
+
+def earlier_summaries(maker: Mapping[str, Any], desk: Desk) -> dict[str, dict[str, Any]]:
+    """The people whom an earlier try of this job has finished in the same way; a warning tells of them and of others.
+    """
+    records = [stored.record for stored in desk.earlier if "person" in stored.record]
+    same = [record["person"] for record in records if record["made_by"] == maker]
+    if same:
+        desk.warn(f"went on after {len(same)} people whom an earlier try of this job had finished")
+    if len(same) < len(records):
+        desk.warn("an earlier try of this job ran with other defaults, models or head; its people are made again")
+    return {str(person["identity"]): person for person in same}
 
 
 RECIPE = Recipe(run, prepare=prepare, streams=True)

@@ -221,7 +221,11 @@ def resumed(job: InjectionTrain, config: HeadConfig, desk: Desk) -> Earlier | No
     if found is None:
         return None
     head, course = found[0], Course(**found[1])
-    same_model = head.module.config == config and (course.epoch >= job.epochs or bool(head.training))
+    same_model = (
+        head.module.config == config
+        and head.about.get("model") == desk.shelf.identity("image")["id"]
+        and (course.epoch >= job.epochs or bool(head.training))
+    )
     return Earlier(head, course) if goes_on(desk, course.epoch, same_model) else None
 
 
