@@ -50,6 +50,7 @@ def test_every_attribute_of_a_caption_is_found_in_it() -> None:
         expected |= {"hat": person.hat} if person.hat is not None else {}
         assert named == expected
     assert prompted("a portrait of person person in a library") == {}
+    assert prompted("a person without glasses and without a hat") == {"glasses": "no", "hat": "none"}
 
 
 @pytest.mark.parametrize("name", NAMES)

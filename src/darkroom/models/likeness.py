@@ -82,8 +82,10 @@ def prompted(prompt: str) -> dict[str, str]:
         named |= {"cut": found[1], "hair": found[2]}
     if re.search(r"\bbald\b", text):
         named["cut"] = "bald"
-    if re.search(r"\bglasses\b", text):
-        named["glasses"] = "yes"
+    if found := re.search(r"\b(no |without (?:any )?)?glasses\b", text):
+        named["glasses"] = "no" if found[1] else "yes"
+    if re.search(r"\b(no|without (a|any)) hat\b", text):
+        named["hat"] = "none"
     if found := re.search(rf"\b({'|'.join(_GROUNDS)}) background\b", text):
         named["background"] = found[1]
     return named
