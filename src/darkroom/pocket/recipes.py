@@ -17,7 +17,7 @@ from darkroom.pocket.world.portraits import PORTRAIT_EDITS
 
 @dataclass(frozen=True)
 class Recipe:
-    """All stages. The defaults are what the runs behind the shipped weights have taught, as one run (docs/pocket.md)."""
+    """All stages. The defaults: what the runs behind the shipped weights have taught (docs/pocket.md), as one run."""
 
     vae: VaeRecipe = field(default_factory=lambda: VaeRecipe(steps=1500))
     # The decoder once more, with the latents held still: +3.4 dB on scenes for 80 seconds of one core.
