@@ -62,7 +62,7 @@ def test_every_knob_is_turned_by_itself() -> None:
     assert len(set(names)) == len(names)
     assert {"defaults", "lr 0.001", "slots 8", "rank 64", "objective zero"} <= set(names)
     assert [variant.name for variant in variants(quick=True)] == [
-        "defaults", "objective flow", "objective both", "objective zero",
+        "defaults", "objective flow, epochs 4", "objective both, epochs 4", "objective zero",
     ]  # fmt: skip
 
 

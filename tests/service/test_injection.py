@@ -511,7 +511,12 @@ async def test_a_bad_training_is_named(service: Service, fields: dict[str, Any],
     assert reply["details"]["field"] == field
 
 
-async def test_a_profile_without_a_head_says_where_one_comes_from(service: Service) -> None:
+async def test_a_profile_without_a_head_says_where_one_comes_from(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = service.shelf.profile
+    headless = replace(service.shelf.spec("image"), head=None)
+    monkeypatch.setattr(service.shelf, "profile", replace(profile, models={**profile.models, "image": headless}))
     reply = await service.handle(sweep_job(head=None))
     assert reply["code"] == "INVALID_INPUT"
     assert reply["details"]["field"] == "head"

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from darkroom.models.weights import CHECKSUMS, sha256
+from darkroom.models.weights import sha256
 from darkroom.pocket.shipped import WEIGHTS, install
 from darkroom.pocket.world.people import Person, draw_person
 from darkroom.pocket.world.portraits import draw_portrait, draw_sitting
@@ -69,7 +69,8 @@ DEFAULTS: Mapping[str, Any] = {
     "held_out": 0,
 }  # fmt: skip
 KNOBS: Mapping[str, Sequence[Mapping[str, Any]]] = {
-    "objective": [{"objective": name} for name in ("flow", "both", "zero")],
+    # A step of flow goes through the transformer, there and back, and costs ten times as much.
+    "objective": [*({"objective": name, "epochs": 4} for name in ("flow", "both")), {"objective": "zero"}],
     "lr": [{"lr": value} for value in (1e-3, 1e-2)],
     "loss weights": [
         {"cosine_weight": 1.0, "mse_weight": 0.0, "rms_weight": 0.0},
@@ -177,8 +178,9 @@ def file_name(variant: Variant) -> str:
 
 def weights_used() -> dict[str, str]:
     """Checksums of the pocket parts that a study draws and judges with."""
-    files = (f"edit/{CHECKSUMS}", f"qwen3vl/{CHECKSUMS}", "identity/encoder.safetensors")
-    return {file.split("/")[0]: sha256(WEIGHTS / file) for file in files}
+    parts = ("edit", "qwen3vl", "identity")
+    files = sorted(file for part in parts for file in (WEIGHTS / part).rglob("*.safetensors"))
+    return {file.relative_to(WEIGHTS).as_posix(): sha256(file) for file in files}
 
 
 def ship(head_file: Path) -> None:

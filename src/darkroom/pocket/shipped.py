@@ -7,7 +7,7 @@ from pathlib import Path
 from darkroom.errors import ModelNotReady
 from darkroom.models import weights
 from darkroom.models.weights import CHECKSUMS, CHECKSUMS_VERSION, VOCABULARY, sha256
-from darkroom.pocket.world.vocabulary import words
+from darkroom.pocket.world.vocabulary import caption_words, words
 
 WEIGHTS = Path(__file__).parent / "weights"
 EDIT = WEIGHTS / "edit"
@@ -35,6 +35,11 @@ MET = (
 )
 
 
+def vocabulary() -> list[str]:
+    """The words that the shipped family was taught, in edits and in captions; sorted."""
+    return sorted({*words(MET), *caption_words()})
+
+
 def verify(folder: Path = EDIT) -> None:
     """As the shelf checks a family when it loads one; here the list of checksums itself must be there too.
 
@@ -57,8 +62,9 @@ def install(family: Path, folder: Path = EDIT) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     shutil.copytree(family, folder)
+    folder.chmod(0o755)  # it may come from a temporary folder, which nobody else can read
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)
     if (folder / "model_index.json").is_file():
-        (folder / VOCABULARY).write_text(json.dumps(words(MET)) + "\n")
+        (folder / VOCABULARY).write_text(json.dumps(vocabulary()) + "\n")
     seal(folder)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 
 from darkroom.pocket.world.colours import NAMES
+from darkroom.pocket.world.people import CUTS, EYES, HAIRS, SKINS, Person
 from darkroom.pocket.world.phrases import DIRECTIONS, PHRASES
 from darkroom.pocket.world.shapes import SHAPES
 
@@ -16,3 +17,10 @@ def words(kinds: Collection[str]) -> list[str]:
     # "an orange star".
     article = ("an",) if "a {colour}" in said else ()
     return sorted({*re.findall(r"[a-z]+", plain.lower()), *NAMES, *SHAPES, *ways, *article})
+
+
+def caption_words() -> list[str]:
+    """Every word of the captions from which people are drawn (`portraits.draw_captioned`); sorted."""
+    people = [Person("light", "red", cut, "blue", "red", glasses=True, hat="red").caption() for cut in CUTS]
+    said = " ".join(["a portrait of", *people, "in front of an orange background"])
+    return sorted({*re.findall(r"[a-z]+", said), *NAMES, *SKINS, *HAIRS, *EYES})
