@@ -40,8 +40,8 @@ class InjectionTrain(PhotoFit):
     mse_weight: Weight = 0.3
     rms_weight: Weight = 0.05
     flow_weight: Weight = 1.0
-    slots: Annotated[int, Field(ge=1, le=64)] = 8
-    rank: Annotated[int, Field(ge=4, le=1_024, multiple_of=4)] = 64
+    slots: Annotated[int, Field(ge=1, le=64)] = 20
+    rank: Annotated[int, Field(ge=4, le=1_024, multiple_of=4)] = 128
     held_out: Annotated[int, Field(ge=0, le=100)] = 1
     base_prompt: str | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 123

@@ -31,8 +31,8 @@ class HeadConfig:
     feature_width: int
     levels: int
     text_width: int
-    slots: int = 8
-    rank: int = 64
+    slots: int = 20
+    rank: int = 128
     attention_heads: int = 4
 
     def __post_init__(self) -> None:
@@ -47,8 +47,8 @@ class InjectionHead(nn.Module):
     """Features of one person's photos -> residual [slots, H].
 
     Every slot asks all visual tokens of all levels and photos by one attention of width `rank`; what it finds goes
-    through a small MLP and up to H, with a bias per slot and one learnable scale. At Qwen's sizes (4096 -> 3584, 8
-    slots, rank 64) these are 0.6 M parameters; a linear layer to all tokens of a prompt has 0.2 to 2.3 billion.
+    through a small MLP and up to H, with a bias per slot and one learnable scale. At Qwen's sizes (4096 -> 3584, 20
+    slots, rank 128) these are 1.2 M parameters; a linear layer to all tokens of a prompt has 0.2 to 2.3 billion.
     """
 
     def __init__(self, config: HeadConfig) -> None:
