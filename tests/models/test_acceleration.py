@@ -101,8 +101,8 @@ def test_the_difference_is_named_in_forwards_and_decibels(
     finally:
         hook.remove()
     assert [results[mode].computed for mode in results] == [8, 5, 4]
-    assert psnr(results["cache"].pixels, results["none"].pixels) > 39
-    assert psnr(results["aggressive"].pixels, results["none"].pixels) > 22
+    assert psnr(results["cache"].pixels, results["none"].pixels) > 34
+    assert psnr(results["aggressive"].pixels, results["none"].pixels) > 17
 
 
 def test_prompts_of_unequal_length_agree_with_each_alone_and_a_sampling_with_its_repetition(editor: Editor) -> None:

@@ -24,13 +24,15 @@ TAUGHT = (
     "brighter",
     "darker",
     "inverted",
+    "hair",
+    "glasses",
 )
 
 # They have met these as well: dots they read where these are large, or through the bridge; of the others they make
 # smudges too often.
 MET = (
     *TAUGHT,
-    *("bigger", "smaller", "turn", "add", "hair", "glasses", "hat", "edges", "follow people"),
+    *("bigger", "smaller", "turn", "add", "hat", "edges", "follow people"),
     *("dot", "dot background", "dot move"),
 )
 
