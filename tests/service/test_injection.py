@@ -533,6 +533,18 @@ async def test_where_adherence_is_not_known_the_reply_says_that_best_alpha_goes_
     assert not any("similarity alone" in said for said in reply["warnings"])
 
 
+@pytest.mark.parametrize(
+    ("taught", "told"),
+    [("a portrait of ~ID~", False), ("a portrait of", False), ("a photo of ~ID~", True), ("~ID~", True), (None, False)],
+)
+async def test_a_prompt_that_begins_otherwise_than_the_heads_own_is_told(
+    service: Service, taught: str | None, told: bool
+) -> None:
+    head = heads.to_bytes(Head(heads.untrained(CONFIG, 0), {} if taught is None else {"base_prompt": taught}))
+    reply = await service.handle(sweep_job(head=data_uri(head, "application/octet-stream")))
+    assert any("the head was trained on" in said for said in reply["warnings"]) == told
+
+
 async def test_a_reply_as_data_holds_the_cells(service: Service) -> None:
     reply = await service.handle(sweep_job())
     assert {image["seed"] for image in reply["images"]} == {7}

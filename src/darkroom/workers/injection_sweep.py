@@ -112,6 +112,11 @@ def run(job: InjectionSweep, desk: Desk) -> Work:
         }
     texts = [plan.base_prompt.replace(MARK, " "), *(subject.caption for subject in gathered.subjects)]
     warn_of_unread(editor, desk, texts, plan.negative_prompt)
+    taught = gathered.head.about.get("base_prompt")
+    if isinstance(taught, str) and not base.begins_as(taught):
+        desk.warn(
+            f"the head was trained on {taught!r}; where base_prompt begins otherwise, the slots read otherwise, too"
+        )
     yield Progress("encode", 1, 1)
     # What controls are held against; without them and where nobody asked for α = 0 it would be work for nothing.
     plain = base_cells(plan, base) if job.controls or 0.0 in plan.alphas else []

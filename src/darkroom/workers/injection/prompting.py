@@ -11,7 +11,7 @@ from darkroom.errors import InputTooLarge
 from darkroom.models import generation
 from darkroom.models.editor import Editor
 from darkroom.models.sight import PromptTooLong
-from darkroom.models.slots import Slotted, placeholder, slot_places
+from darkroom.models.slots import MARK, Slotted, placeholder, slot_places
 from darkroom.technique.injection import inject
 from darkroom.workers.injection.people import NAMELESS
 
@@ -30,6 +30,11 @@ class Base:
     def slots(self) -> Tensor:
         """[slots, H], float32: the embeddings that a residual is laid on."""
         return self.embeds[torch.tensor(self.places, device=self.embeds.device)].float()
+
+    def begins_as(self, other: str) -> bool:
+        """Whether the prompt `other` has the same words before its slots, so that its slots read the same."""
+        before, mark, _ = other.partition(MARK)
+        return " ".join(before.split() if mark else other.split()) == " ".join(self.prompt.before.split())
 
     def injected(self, residual: Tensor, alpha: float) -> Tensor:
         """[L, H]: the prompt with α · r̂ in its slots; α = 0 is the prompt itself."""
