@@ -37,7 +37,7 @@ def test_kinds_can_be_chosen() -> None:
         (["evaluate", "--kind", "dance"], "dance: not one of"),
         (["evaluate", "--size", "100x130"], "multiples of 16"),
         (["evaluate", "--size", "big"], "write it as 160x96"),
-        (["train", "--part", "wheels"], "wheels: not one of edit, qwen3vl"),
+        (["train", "--part", "wheels"], "wheels: not one of edit, lightning, qwen3vl"),
     ],
 )
 def test_what_it_does_not_know_is_named(arguments: list[str], said: str) -> None:

@@ -151,7 +151,7 @@ def test_levels_are_told_apart() -> None:
 def test_at_qwens_sizes_the_head_is_small() -> None:
     with torch.device("meta"):
         head = InjectionHead(HeadConfig(feature_width=4096, levels=4, text_width=3584))
-    assert sum(parameter.numel() for parameter in head.parameters()) < 0.7e6
+    assert sum(parameter.numel() for parameter in head.parameters()) < 1.3e6
 
 
 def test_a_form_that_makes_no_head_is_refused() -> None:
