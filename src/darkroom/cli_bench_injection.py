@@ -111,7 +111,7 @@ def _study(
 
 
 def _ship(variant: str, out: Path) -> None:
-    from darkroom.bench.injection import Variant, file_name, ship
+    from darkroom.bench.injection import file_name, ship
 
-    ship(out / "heads" / f"{file_name(Variant(variant))}.safetensors")
+    ship(out / "heads" / f"{file_name(variant)}.safetensors")
     typer.secho(f"the head of {variant} ships now", err=True, dim=True)

@@ -71,6 +71,8 @@ def test_variants_are_picked_by_name_and_a_wrong_one_is_told() -> None:
         "defaults", "rank 64",
     ]  # fmt: skip
     assert pick(False, ["rank 64"], None, 3) == [Variant("rank 64", {"rank": 64, "epochs": 3})]
+    named = pick(False, ["objective flow, epochs 4"], None, 8)[0]
+    assert named.fields["epochs"] == 4, "a name that says how long must not lie"
     wrong = ((["rang 64"], None, "only: .*rang 64"), (["rank 64"], "slots 8", "install: .*slots 8"))
     for only, ship, words in wrong:
         with pytest.raises(ValueError, match=words):

@@ -88,7 +88,7 @@ def variants(quick: bool) -> list[Variant]:
 
 
 def pick(quick: bool, only: Sequence[str], ship: str | None, epochs: int | None) -> list[Variant]:
-    """The variants named in `only`, or all, trained for so many epochs where that is given.
+    """The variants named in `only`, or all, trained for so many epochs where that is given and not in their name.
 
     Raises ValueError for a name that none has, and where the one to `ship` would not be run.
     """
@@ -100,7 +100,7 @@ def pick(quick: bool, only: Sequence[str], ship: str | None, epochs: int | None)
             raise ValueError(f"{option}: there is no variant {missing[0]!r}; there are {', '.join(among)}")
     if epochs is None:
         return chosen
-    return [Variant(variant.name, {**variant.fields, "epochs": epochs}) for variant in chosen]
+    return [Variant(variant.name, {"epochs": epochs, **variant.fields}) for variant in chosen]
 
 
 def _name(change: Mapping[str, Any]) -> str:
@@ -158,7 +158,7 @@ def study(plan: Plan, chosen: Sequence[Variant], run: Run, out: Path, report: Re
     test = album(people[plan.train_people :], plan.views, plan.seed, plan.train_people)
     rows = []
     for variant in chosen:
-        kept = out / "rows" / f"{file_name(variant)}.json"
+        kept = out / "rows" / f"{file_name(variant.name)}.json"
         settings = json.loads(json.dumps([asdict(plan), {**DEFAULTS, **variant.fields}, weights_used()]))
         if kept.is_file() and (row := json.loads(kept.read_text()))["settings"] == settings:
             rows.append(row)
@@ -171,9 +171,9 @@ def study(plan: Plan, chosen: Sequence[Variant], run: Run, out: Path, report: Re
     return rows
 
 
-def file_name(variant: Variant) -> str:
+def file_name(variant: str) -> str:
     """Of a variant's row and head, without their endings."""
-    return variant.name.replace(", ", "_").replace(" ", "-")
+    return variant.replace(", ", "_").replace(" ", "-")
 
 
 def weights_used() -> dict[str, str]:
@@ -195,7 +195,7 @@ def _one(plan: Plan, variant: Variant, train: str, test: str, run: Run, out: Pat
     fields = {**DEFAULTS, **variant.fields, "base_prompt": plan.taught_prompt, "seed": plan.seed}
     taught, folder = run(f"{job}-train", {"type": "injection_train", "dataset": train, **fields})
     trained = (folder / HEAD).read_bytes()
-    head_file = out / "heads" / f"{file_name(variant)}.safetensors"
+    head_file = out / "heads" / f"{file_name(variant.name)}.safetensors"
     head_file.parent.mkdir(parents=True, exist_ok=True)
     head_file.write_bytes(trained)
     head = base64.b64encode(trained).decode()
