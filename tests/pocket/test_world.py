@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,8 +12,8 @@ from darkroom.pocket.world.colours import NAMES, nearest, rgb
 from darkroom.pocket.world.edits import KINDS, SHAPE_EDITS, draw_edit, reverse
 from darkroom.pocket.world.photos import HELD_OUT, TRAINING
 from darkroom.pocket.world.phrases import PHRASES
-from darkroom.pocket.world.scenes import draw_scene
-from darkroom.pocket.world.shapes import SHAPES, coverage
+from darkroom.pocket.world.scenes import Item, Scene, draw_scene, most_room
+from darkroom.pocket.world.shapes import ROUND, SHAPES, coverage
 
 CASES = range(6)
 
@@ -50,6 +51,10 @@ def test_what_undoes_an_edit_leads_from_its_target_to_its_source(kind: str) -> N
         rng = np.random.default_rng(case)
         edit = draw_edit(rng, kind)
         undone = reverse(rng, edit)
+        if kind == "turn" and undone is None:  # into a round shape, which does not tell how the other was turned
+            assert edit.after is not None
+            assert edit.after.shape in ROUND
+            continue
         assert undone is not None
         assert undone.source is edit.target
         assert undone.target is edit.source
@@ -108,6 +113,32 @@ def test_shapes_of_a_scene_differ_and_never_touch() -> None:
         masks = [scene.mask(item) for item in scene.items]
         assert len({item.shape for item in scene.items}) == len(scene.items)
         assert np.max(np.sum(masks, axis=0)) <= 1.001
+
+
+def test_an_added_shape_stands_where_there_is_most_room() -> None:
+    for case in CASES:
+        scene = draw_scene(np.random.default_rng(case))
+        item = most_room(scene, "square", "red", 10.0) or most_room(scene, "square", "white", 10.0)
+        assert item is not None
+        taken = np.max([scene.mask(other) for other in scene.items], axis=0) > 0
+        # An independent ruler of the same room: the distance transform of the free pixels, borders taken.
+        room = cv2.distanceTransform(np.pad(~taken, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+        # Shapes fill their circles in part, and the points are 8 pixels apart.
+        assert room[round(item.y), round(item.x)] > 0.75 * room.max()
+
+
+def test_nothing_is_added_where_there_is_no_room() -> None:
+    ground = np.full((128, 128, 3), 0.5, dtype=np.float32)
+    full = Scene(ground, (Item("circle", "red", 64, 64, 55),))
+    assert most_room(full, "square", "white", 18.0) is None
+
+
+def test_what_nothing_can_tell_is_not_asked_for() -> None:
+    for case in range(30):
+        edit = draw_edit(np.random.default_rng(case), "turn")
+        assert edit.before is not None
+        assert edit.after is not None
+        assert edit.after.degrees == (0 if edit.before.shape in ROUND else edit.before.degrees)
 
 
 def test_a_drawn_shape_is_read_back_as_itself() -> None:

@@ -17,21 +17,22 @@ from darkroom.pocket.world.scenes import Item
 
 # How often each kind is drawn: the hard ones more often; undoing adds to bigger, smaller, remove, move, turn, recolour.
 WEIGHTS = {
-    "recolour": 3.0,
-    "background": 1.2,
-    "remove": 1.2,
-    "bigger": 0.8,
-    "smaller": 0.5,
+    "recolour": 2.0,
+    "background": 2.0,
+    "remove": 1.0,
+    "bigger": 1.2,
+    "smaller": 1.2,
     "move": 1.4,
-    "turn": 1.4,
-    "add": 1.2,
-    "black and white": 0.5,
-    "sepia": 0.5,
-    "brighter": 0.5,
-    "darker": 0.5,
-    "inverted": 0.6,
+    "turn": 2.8,
+    "add": 2.2,
+    "black and white": 0.8,
+    "sepia": 1.0,
+    "brighter": 1.1,
+    "darker": 0.8,
+    "inverted": 1.0,
 }
 DOT_WEIGHTS = {"dot": 1.0, "dot background": 1.5, "dot move": 1.5}
+WORD_WEIGHTS = {"write": 1.0, "reword": 1.0}
 # 2511 edits at an area, whatever the picture's form: two forms besides the square, of about its area.
 WIDE = (160, 96)
 TALL = (96, 160)
@@ -105,6 +106,7 @@ SETS: dict[str, Draw] = {
     "tall": partial(_edits, weights=WEIGHTS, width=TALL[0], height=TALL[1]),
     "edges": partial(_one, kind="edges"),
     "people_follows": partial(_one, kind="follow people"),
+    "words": partial(_edits, weights=WORD_WEIGHTS, width=128, height=128),
 }
 
 
@@ -119,6 +121,7 @@ TEACHES: Mapping[str, tuple[str, ...]] = {
     "tall": tuple(WEIGHTS),
     "edges": ("edges",),
     "people_follows": ("follow people",),
+    "words": tuple(WORD_WEIGHTS),
 }
 
 

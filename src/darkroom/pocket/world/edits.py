@@ -22,13 +22,13 @@ from darkroom.pocket.world.marks import (
 from darkroom.pocket.world.photos import crop
 from darkroom.pocket.world.phrases import DIRECTIONS, phrase
 from darkroom.pocket.world.portraits import PORTRAIT_EDITS, draw_portrait_edit
-from darkroom.pocket.world.scenes import Item, Scene, draw_scene, fits, moved, place, shows
-from darkroom.pocket.world.shapes import SHAPES
+from darkroom.pocket.world.scenes import Item, Scene, draw_scene, fits, most_room, moved, shows
+from darkroom.pocket.world.shapes import ROUND, SHAPES
 from darkroom.pocket.world.tones import TONES
 from darkroom.pocket.world.writing import draw_rewording, draw_writing
 
 GROWTH = 1.5
-ADDED_RADIUS = (17.0, 22.0)
+ADDED_RADIUS = 18.0
 
 Draw = Callable[[np.random.Generator, Scene], Edit | None]
 
@@ -114,14 +114,15 @@ def _turn(rng: np.random.Generator, scene: Scene) -> Edit | None:
     item = _any(rng, scene)
     present = {other.shape for other in scene.items}
     new = str(rng.choice([shape for shape in SHAPES if shape not in present]))
-    after = replace(item, shape=new)
+    # Nobody can see how a round shape is turned.
+    after = replace(item, shape=new, degrees=0.0 if item.shape in ROUND else item.degrees)
     return swapped("turn", phrase(rng, "turn", shape=item.shape, new=new), scene, item, after)
 
 
 def _add(rng: np.random.Generator, scene: Scene) -> Edit | None:
     present = {other.shape for other in scene.items}
     shape = str(rng.choice([shape for shape in SHAPES if shape not in present]))
-    after = place(rng, scene, shape, radius=float(rng.uniform(*ADDED_RADIUS)))
+    after = most_room(scene, shape, str(rng.choice(NAMES)), ADDED_RADIUS)
     if after is None:
         return None
     text = phrase(rng, "add", shape=shape, colour=after.colour)
@@ -206,6 +207,8 @@ def _undoing(edit: Edit) -> tuple[str | None, dict[str, str]]:
     if edit.kind == "add":
         return "remove", {"shape": after.shape}
     assert before is not None
+    if edit.kind == "turn" and after.shape in ROUND and before.shape not in ROUND:
+        return None, {}  # nothing tells how the shape was turned
     if edit.kind == "move":
         opposite = (np.sign(before.x - after.x), np.sign(before.y - after.y))
         direction = next(name for name, step in DIRECTIONS.items() if step == opposite)

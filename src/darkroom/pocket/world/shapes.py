@@ -6,6 +6,8 @@ import numpy as np
 from darkroom.pocket.world.colours import Pixels
 
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
+# However they are turned, they look the same.
+ROUND = ("circle", "ring")
 
 # Drawn this many times larger and averaged down: smooth edges, exact to 1/16 of a pixel's area.
 _SUPERSAMPLING = 4
