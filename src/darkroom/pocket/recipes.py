@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from darkroom.pocket.stages.bridge_stage import BridgeRecipe
-from darkroom.pocket.stages.drawing import DOT_WEIGHTS, TEACHES
+from darkroom.pocket.stages.drawing import DOT_WEIGHTS, TEACHES, WORD_WEIGHTS
 from darkroom.pocket.stages.flow_stage import FlowRecipe
 from darkroom.pocket.stages.identity_stage import IdentityRecipe
 from darkroom.pocket.stages.lightning_stage import LightningRecipe
@@ -12,7 +12,6 @@ from darkroom.pocket.stages.perceptual_stage import PerceptualRecipe
 from darkroom.pocket.stages.qwen3vl_stage import Qwen3VLRecipe
 from darkroom.pocket.stages.sight_stage import SightRecipe
 from darkroom.pocket.stages.vae_stage import VaeRecipe
-from darkroom.pocket.world.portraits import PORTRAIT_EDITS
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,19 @@ class Recipe:
             "captions": (20, 2500),
             "wide": (2, 1000),
             "tall": (2, 1000),
-            "edges": (1, 1500),
-            "people_follows": (1, 1500),
+            "edges": (3, 1500),
+            "people_follows": (3, 1500),
+            "words": (5, 2500),
         }
     )
     # How often each example of a kind is shown, where that is not once; 0 leaves a kind out.
     times: Mapping[str, int] = field(
         default_factory=lambda: {
-            "follow": 5,
-            "follow people": 3,
-            **dict.fromkeys(("turn", "bigger", "background", "sepia", "inverted", "black and white"), 2),
-            **dict.fromkeys((*DOT_WEIGHTS, *PORTRAIT_EDITS), 2),
+            "follow": 8,
+            "follow people": 4,
+            **dict.fromkeys(("brighter", "sepia", "add", "hair", "hat", *DOT_WEIGHTS), 3),
+            **dict.fromkeys(("turn", "bigger", "smaller", "background", "inverted", "darker", "black and white"), 2),
+            **dict.fromkeys(("edges", "glasses", *WORD_WEIGHTS), 2),
         }
     )
     lightning: LightningRecipe = field(default_factory=LightningRecipe)
