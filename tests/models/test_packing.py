@@ -435,17 +435,47 @@ def test_a_disk_that_is_too_small_is_seen_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fills_up_while_it_is_written_says_so_and_gets_its_room_back(
-    family: Path, tmp_path: Path
+@pytest.mark.parametrize("gigabytes_short", [0, 3])
+def test_a_pack_whose_disk_filled_up_keeps_what_is_finished_and_goes_on_from_there(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gigabytes_short: int
 ) -> None:
+    monkeypatch.setattr(writing, "SHARD_BYTES", 2_000_000)
+    out, heard, free = tmp_path / "out", list[str](), shutil.disk_usage(tmp_path)
     most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+
+    def fill(what: str, done: int, total: int) -> None:
+        if what == "transformer" and done > 0.6 * total:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+            if gigabytes_short:
+                left = total - (done - done % 2_000_000)
+                monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=left - 3_000_000_000))
+
+    missing = r", 3\.\d\d GB are missing; " if gigabytes_short else "; "
     try:
-        with pytest.raises(ModelNotReady, match="is full; free some space"):
+        with pytest.raises(ModelNotReady, match=rf"is full{missing}what is finished \(.* is kept in out.partial"):
+            packing.pack(ModelSpec(str(family)), out, "pocket", "float32", fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    partial = out.with_name(out.name + PARTIAL)
+    finished = [line["file"]["name"] for line in map(json.loads, (partial / JOURNAL).read_text().splitlines()[1:])]
+    there = {str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file()}
+    assert there == {JOURNAL, *finished}
+    assert any(name.startswith("transformer/") for name in finished)
+    again = packing.pack(ModelSpec(str(family)), out, "pocket", "float32", tell=heard.append)
+    assert heard == [f"going on after {len(finished)} files ({sum_gb(out, finished):.2f} GB) of the interrupted pack"]
+    assert content(again) == content(packing.verify(out))
+
+
+def test_a_disk_without_room_for_the_first_file_says_so(family: Path, tmp_path: Path) -> None:
+    most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(ModelNotReady, match="is full"):
             packed(family, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-    assert not list(tmp_path.iterdir())
+    packing.verify(packed(family, tmp_path / "out"))
 
 
 def without_a_part(folder: Path) -> None:

@@ -56,6 +56,20 @@ class Journal:
         self._path.unlink()
 
 
+def keep_finished(folder: Path) -> int:
+    """Remove from an unfinished artifact what its journal does not list as finished; the bytes that are left.
+
+    A folder without a journal loses nothing here: the next pack decides.
+    """
+    try:
+        _, *lines = (folder / JOURNAL).read_text().splitlines()
+    except (OSError, ValueError):
+        return 0
+    finished = {one.file.name for one in _listed(lines)}
+    _remove_others(folder, {JOURNAL, *finished})
+    return sum((folder / name).stat().st_size for name in finished if (folder / name).is_file())
+
+
 def _line(finished: Finished) -> str:
     return finished.model_dump_json()
 
@@ -82,16 +96,22 @@ def _found(folder: Path, made_from: Mapping[str, str], tell: Tell) -> list[Finis
 def _whole(folder: Path, lines: list[str]) -> list[Finished]:
     """The files that are as they were written, in each section up to the first that is not."""
     whole, ended = list[Finished](), set[str]()
-    for line in lines:
-        try:
-            one = Finished.model_validate_json(line)
-        except ValidationError:  # the line that was being written when the pack ended
-            break
+    for one in _listed(lines):
         if one.section not in ended and _is_as_written(folder, one.file):
             whole.append(one)
         else:
             ended.add(one.section)
     return whole
+
+
+def _listed(lines: list[str]) -> list[Finished]:
+    listed = []
+    for line in lines:
+        try:
+            listed.append(Finished.model_validate_json(line))
+        except ValidationError:  # the line that was being written when the pack ended
+            break
+    return listed
 
 
 def _is_as_written(folder: Path, file: File) -> bool:

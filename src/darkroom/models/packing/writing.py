@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from darkroom.errors import InvalidInput, ModelNotReady
-from darkroom.models.packing.journal import Finished, Journal, Tell
+from darkroom.models.packing.journal import Finished, Journal, Tell, keep_finished
 from darkroom.models.packing.manifest import FORMAT, MANIFEST, File, Manifest, Progress, Source
 from darkroom.models.packing.source import Entry, entries, small_parts, source_fingerprint, tensors
 from darkroom.models.packing.streaming import CHUNK_BYTES
@@ -53,6 +53,7 @@ def pack(
 
     Everything is written to `out` + ".partial" and renamed at the end. What an interrupted run of the same source,
     profile and precision has finished there is taken, once its checksum is right; `tell` hears of that, or why not.
+    A disk that fills up ends a pack in the same way: what is finished stays, what is half written goes.
     Takes the memory of one file (1 GiB) and of the largest matrix in float32.
 
     Raises InvalidInput for an `out` that is in use, ModelNotReady for a source that is not a whole model of the
@@ -69,7 +70,8 @@ def pack(
     dtype = compute_dtype(precision)
     wanted = schedules(spec, load_schedule(source / "scheduler"), dtype)
     modulation = [e.shape for e in plan["transformer"] if place("transformer", e.name) == "modulation"]
-    _check_space(out, total + table_bytes(sum(map(len, wanted)), modulation, dtype))
+    needed = total + table_bytes(sum(map(len, wanted)), modulation, dtype)
+    _check_space(out, needed)
     origin = Source(id=_id(spec), revision=spec.revision, fingerprint=source_fingerprint(source, (*PARTS, *small)))
     versions = {name: version(name) for name in ("darkroom", "torch", "torchao", "diffusers", "transformers")}
     made_from = {
@@ -80,7 +82,7 @@ def pack(
         "set of schedules": json.dumps(wanted),
         "format": f"{FORMAT} {SHARD_BYTES}",
     }
-    with _partial(out) as partial:
+    with _partial(out, needed) as partial:
         journal = Journal(partial, made_from, tell or (lambda _: None))
         writer = _Writer(partial, precision, total, progress, journal)
         for part in PARTS:
@@ -207,23 +209,45 @@ def _copy_small(source: Path, parts: Sequence[str], folder: Path) -> list[File]:
 
 
 @contextmanager
-def _partial(out: Path) -> Iterator[Path]:
+def _partial(out: Path, needed: int) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` when the block ends well; one process at a time writes there."""
+    partial = out.with_name(out.name + PARTIAL)
+    with _told_when_full(out):
+        partial.mkdir(parents=True, exist_ok=True)
+    with _locked(partial):
+        with _told_when_full(out, needed):
+            yield partial
+        if out.is_dir():
+            out.rmdir()
+        partial.rename(out)
+
+
+@contextmanager
+def _told_when_full(out: Path, needed: int | None = None) -> Iterator[None]:
+    """A disk that takes no more, as ModelNotReady; needed: bytes of the whole artifact, once its folder is there."""
     from safetensors import SafetensorError
 
-    partial = out.with_name(out.name + PARTIAL)
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        with _locked(partial):
-            yield partial
-            if out.is_dir():
-                out.rmdir()
-            partial.rename(out)
+        yield
     except (OSError, SafetensorError) as error:
-        if _is_full(error):
-            shutil.rmtree(partial, ignore_errors=True)
-            raise ModelNotReady(f"the disk of {out} is full; free some space and pack again") from error
-        raise
+        if not _is_full(error):
+            raise
+        raise ModelNotReady(f"the disk of {out} is full{_how_to_go_on(out, needed)}") from error
+
+
+def _how_to_go_on(out: Path, needed: int | None) -> str:
+    """What a full disk leaves of a pack, after what is half written has been removed."""
+    if needed is None:
+        return "; free some space and pack again"
+    partial = out.with_name(out.name + PARTIAL)
+    finished = keep_finished(partial)
+    missing = needed - finished - shutil.disk_usage(partial).free
+    # Where a quota or the longest file is what ended it, the disk's free space says nothing.
+    short = f", {missing / 1e9:.2f} GB are missing" if missing > 0 else ""
+    return (
+        f"{short}; what is finished ({finished / 1e9:.2f} GB) is kept in {partial.name}: free some space and pack "
+        "again, which goes on from there"
+    )
 
 
 def _is_full(error: Exception) -> bool:
