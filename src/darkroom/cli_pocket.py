@@ -48,28 +48,59 @@ def train(
         typer.Option(help="The device's by default; smoke makes a few steps of everything.", metavar="cpu|gpu|smoke"),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the flow stage; the recipe's by default.")] = None,
-    shards: Annotated[int | None, typer.Option(min=1, help="Shards of training pairs.")] = None,
+    shards: Annotated[int | None, typer.Option(min=1, help="Shards of edits of one square picture.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Teach this kind of edit, each example once; repeatable, all by default.")
+    ] = None,
+    begin_with: Annotated[
+        Path | None,
+        typer.Option(help="A family whose training goes on, and for which other parts are made.", metavar="FOLDER"),
+    ] = None,
+    freeze_text: Annotated[
+        bool, typer.Option("--freeze-text", help="Leave the text encoder of --begin-with as it is.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any of the recipe's, as times.follow=8; repeatable."),
+    ] = None,
+    compiled: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="By default as the recipe says.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=0, help="0 takes what other processes leave free.")] = 0,
     export: Annotated[bool, typer.Option("--export", help="Only write what the checkpoints hold so far.")] = False,
     install: Annotated[bool, typer.Option("--install", help="Put the result in the shipped weights' place.")] = False,
 ) -> None:
-    """Train the pocket's parts from nothing but a seed. Takes hours on two cores."""
-    from darkroom.pocket import train as training
+    """Train the pocket's parts, from nothing but a seed or from a family. Takes hours on two cores."""
+    from darkroom.pocket import training
     from darkroom.pocket.bar import stage_bar
+    from darkroom.pocket.evaluate import PORTRAIT
+    from darkroom.pocket.family_training import export as export_family
+    from darkroom.pocket.parts import PARTS
     from darkroom.pocket.recipes import RECIPES
+    from darkroom.pocket.world.edits import KINDS
 
-    parts = part or list(training.PARTS)
-    known(parts, training.PARTS, "--part")
+    parts = part or list(PARTS)
+    known(parts, PARTS, "--part")
+    known(kind, (*KINDS, PORTRAIT))
     known([device] if device else None, training.DEVICES, "--device")
     known([recipe] if recipe else None, list(RECIPES), "--recipe")
     with told(), stage_bar() as show:
         on = training.choose_device(device)
         course = training.make_course(on, minutes, typer.echo, show)
         if export:
-            training.place({"edit": training.export(work)}, typer.echo, install)
+            training.place({"edit": export_family(work)}, typer.echo, install)
         else:
-            chosen = training.choose_recipe(recipe, on, steps, shards)
-            training.train_and_tell(parts, work, chosen, course, threads, None, install)
+            chosen = training.choose_recipe(
+                recipe,
+                on,
+                steps=steps,
+                shards=shards,
+                kinds=kind,
+                compiled=compiled,
+                train_text=not freeze_text,
+                settings=settings or (),
+            )
+            training.train_and_tell(parts, work, chosen, course, threads, begin_with, install)
 
 
 @pocket.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from functools import partial
@@ -18,8 +19,10 @@ from darkroom.pocket.bar import stage_bar
 from darkroom.pocket.begun import BEGUN, OtherRecipe, keep_to, settings_of
 from darkroom.pocket.evaluate import PORTRAIT
 from darkroom.pocket.family import assemble, build, save
+from darkroom.pocket.family_training import export, family_of, train_family
+from darkroom.pocket.parts import PARTS, train_parts
 from darkroom.pocket.recipes import RECIPES, Recipe
-from darkroom.pocket.shipped import WEIGHTS, install
+from darkroom.pocket.shipped import EDIT, WEIGHTS, install
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.course import Course, OutOfTime
 from darkroom.pocket.stages.drawing import SETS, TEACHES, draw_set
@@ -43,11 +46,18 @@ from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.truth import NO_SHAPE
 from darkroom.pocket.stages.vae_stage import VaeRecipe, train_vae
 from darkroom.pocket.tokens import train_tokenizer
-from darkroom.pocket.train import PARTS, choose_recipe, export, main, train, train_and_tell, train_parts
+from darkroom.pocket.training import choose_recipe, train_and_tell, with_settings
 from darkroom.pocket.world.shapes import SHAPES
 
 VAE = VaeRecipe(steps=10, batch=4, crop=32, pool=2, photos=0.0, compiled=False)
 FLOW = FlowRecipe(steps=4, batch=8, warmup=2, compiled=False)
+
+
+def told(*arguments: str) -> str:
+    """What `darkroom pocket train` says where it refuses."""
+    answer = CliRunner().invoke(pocket, ["train", *arguments])
+    assert answer.exit_code == 2, answer.output
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", answer.output).split())
 
 
 def family() -> QwenImageEditPlusPipeline:
@@ -116,6 +126,27 @@ def test_flow_learns_and_resumes_to_the_same_weights(tmp_path: Path, pairs: Pair
         (whole.text_encoder, halves.text_encoder),
     ):
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_text_encoder_that_is_held_still_stays_bit_for_bit_and_the_run_resumes(tmp_path: Path, pairs: Pairs) -> None:
+    recipe = replace(FLOW, train_text=False)
+
+    def run(name: str, *stops: int) -> QwenImageEditPlusPipeline:
+        pipeline = family()
+        start_transformer(pipeline.transformer)
+        trained = (pipeline.transformer, pipeline.text_encoder, [pairs], pipeline.tokenizer)
+        for stop in stops:
+            train_flow(*trained, recipe, tmp_path / name, Course(), until_step=stop)
+        return pipeline
+
+    def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+    whole, halves, begun = run("whole.pt", 4), run("halves.pt", 2, 4), run("none.pt")
+    assert equal(whole.text_encoder, begun.text_encoder)
+    assert not equal(whole.transformer, begun.transformer)
+    assert equal(whole.transformer, halves.transformer)
+    assert not any(parameter.requires_grad for parameter in whole.text_encoder.parameters())
 
 
 def test_flow_takes_batches_of_several_sizes_and_numbers_of_references(tmp_path: Path, pairs: Pairs) -> None:
@@ -281,14 +312,22 @@ def test_training_goes_on_from_a_finished_family(tmp_path: Path) -> None:
         times={},
         cases=1,
     )
-    further = train(tmp_path / "work", recipe, Course(), threads=torch.get_num_threads(), begin_with=begun)
+    recipe = replace(recipe, flow=replace(recipe.flow, train_text=False))
+    further = train_family(tmp_path / "work", recipe, Course(), threads=torch.get_num_threads(), begin_with=begun)
     with pytest.raises(OtherRecipe, match=r"begin_with was begun with vae \"[0-9a-f]{64}\", not nothing"):
-        train(tmp_path / "work", replace(recipe, flow=replace(recipe.flow, steps=2)), Course())
+        train_family(tmp_path / "work", replace(recipe, flow=replace(recipe.flow, steps=2)), Course())
     old, new = (QwenImageEditPlusPipeline.from_pretrained(folder) for folder in (begun, further))
     assert all(torch.equal(a, b) for a, b in zip(old.vae.parameters(), new.vae.parameters(), strict=True))
     assert not torch.equal(old.transformer.img_in.weight, new.transformer.img_in.weight)
     exported = QwenImageEditPlusPipeline.from_pretrained(export(tmp_path / "work"))
     assert torch.equal(exported.transformer.img_in.weight, new.transformer.img_in.weight)
+    texts = [(folder / "text_encoder" / "model.safetensors").read_bytes() for folder in (begun, further)]
+    assert texts[0] == texts[1] == (tmp_path / "work" / "exported/text_encoder/model.safetensors").read_bytes()
+    assert family_of(tmp_path / "work", begun) == family_of(tmp_path / "work", None) == further
+    with pytest.raises(OtherRecipe, match="begin_with was begun with"):
+        family_of(tmp_path / "work", EDIT)
+    assert family_of(tmp_path / "fresh", begun) == begun
+    assert family_of(tmp_path / "empty", None) == EDIT
     assert not [path for path in further.rglob("*.json") if str(tmp_path) in path.read_text()]
 
 
@@ -304,19 +343,53 @@ def test_another_recipe_in_the_same_folder_is_refused_and_told(tmp_path: Path) -
     longer = replace(recipe, flow=replace(recipe.flow, steps=9, compiled=True), times={"follow": 3}, shards={})
     with pytest.raises(OtherRecipe, match=r"edit .*flow\.steps 4, not 9.*shards\.pairs \[1, 1\], not nothing"):
         train_parts(PARTS, work, replace(longer, identity=identity), Course())
-    with pytest.raises(SystemExit, match="2"):
-        main(["--work", str(work), "--recipe", "cpu", "--device", "cpu", "--parts", "identity"])
+    assert "identity was begun with identity.steps 1, not" in told(
+        "--work", str(work), "--recipe", "cpu", "--device", "cpu", "--part", "identity"
+    )
 
 
-def test_kinds_choose_the_sets_and_one_that_none_draws_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_older_than_a_setting_was_begun_with_its_default(tmp_path: Path) -> None:
+    settings = settings_of("edit", RECIPES["smoke"])
+    older = {name: value for name, value in settings.items() if name != "flow.train_text"}
+    (tmp_path / BEGUN).write_text(json.dumps({"edit": older}))
+    keep_to(tmp_path, "edit", settings)
+    with pytest.raises(OtherRecipe, match=r"flow\.train_text true, not false;"):
+        keep_to(tmp_path, "edit", {**settings, "flow.train_text": False})
+
+
+def test_every_setting_of_a_recipe_can_be_given_by_its_name() -> None:
+    recipe = with_settings(RECIPES["cpu"], ["flow.cooldown=0.5", "times.follow=8", "times.write=0", "flow.steps=9"])
+    assert (recipe.flow.cooldown, recipe.flow.steps) == (0.5, 9)
+    assert {**recipe.times, "follow": 5} == {**RECIPES["cpu"].times, "follow": 5, "write": 0}
+    assert replace(recipe, flow=FlowRecipe(), times={}) == replace(RECIPES["cpu"], flow=FlowRecipe(), times={})
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("flow.speed=2", "--set: 'flow.speed' is no setting of a recipe"),
+        ("times.juggle=2", "--set: 'times.juggle' is no setting"),
+        ("flow=2", "--set: 'flow' is no setting"),
+        ("flow.steps", "--set: 'flow.steps' gives flow.steps no JSON value"),
+        ("flow.steps=many", "--set: 'flow.steps=many' gives flow.steps no JSON value"),
+        ('flow.steps="many"', "--set: flow.steps: input should be a valid integer"),
+        ("shards.pairs=[1]", "--set: shards.pairs.1: field required"),
+    ],
+)
+def test_a_setting_that_is_none_is_named(setting: str, named: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(named)):
+        with_settings(RECIPES["cpu"], [setting])
+
+
+def test_kinds_choose_the_sets_and_one_that_none_draws_is_named(tmp_path: Path) -> None:
     cpu = torch.device("cpu")
     chosen = choose_recipe("cpu", cpu, kinds=["follow", PORTRAIT])
     assert set(chosen.shards) == {"follows", "captions"}
     assert chosen.times["follow"] == chosen.times[PORTRAIT] == 1
     assert not any(times for kind, times in chosen.times.items() if kind not in ("follow", PORTRAIT))
-    with pytest.raises(SystemExit, match="2"):
-        main(["--kinds", "write", "follow"])
-    assert "--kinds: write: in none of the recipe's sets" in capsys.readouterr().err
+    said = told("--work", str(tmp_path), "--kind", "arrow", "--kind", "follow")
+    assert "--kind: arrow: in none of the recipe's sets" in said
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -391,7 +464,8 @@ def test_the_whole_training_stopped_again_and_again_makes_every_shipped_file(tmp
         if "the same command goes on" not in lines[-1]:
             break
     assert sum("minutes are over" in line for line in lines) > 3
-    assert lines[-1] == f"identity: {halves / 'identity'}"
+    assert lines[-2] == f"identity: {halves / 'identity'}"
+    assert lines[-1].endswith("darkroom bench injection --only defaults --install defaults")
     folders = {part: "family" if part == "edit" else part for part in PARTS}
     files = [path for path in whole.rglob("*") if path.is_file() and path.suffix != ".pt"]
     assert {path.relative_to(whole).parts[0] for path in files} == {*folders.values(), "scores", BEGUN}
@@ -410,25 +484,25 @@ def test_the_whole_training_stopped_again_and_again_makes_every_shipped_file(tmp
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
-        (["--minutes", "0"], "minutes: 0 is no time"),
-        (["--minutes", "nan"], "minutes: nan is no time"),
+        (["--minutes", "0"], "--minutes: 0 is no time"),
+        (["--minutes", "nan"], "--minutes: nan is no time"),
         (["--device", "tpu"], "--device.*tpu: not one of cpu, cuda"),
         (["--recipe", "fast"], "--recipe.*fast: not one of cpu, gpu, smoke"),
         (["--part", "ears"], "--part.*ears: not one of edit"),
+        (["--kind", "juggle"], "--kind.*juggle: not one of recolour"),
+        (["--set", "flow.speed=2"], "--set: 'flow.speed' is no setting of a recipe"),
+        (["--freeze-text"], "--freeze-text needs --begin-with"),
+        (["--begin-with", "nowhere"], "--begin-with: there is no family in nowhere"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, wrong: list[str], named: str) -> None:
-    answer = CliRunner().invoke(pocket, ["train", "--work", str(tmp_path), *wrong])
-    assert answer.exit_code == 2
-    assert re.search(named, " ".join(re.sub("[│╭╮╰╯─]", " ", answer.output).split()))
+    assert re.search(named, told("--work", str(tmp_path), *wrong))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match="2"):
-        main(["--device", "cuda"])
-    assert "--device: cuda is not there" in capsys.readouterr().err
+    assert "--device: cuda is not there" in told("--work", str(tmp_path), "--device", "cuda")
 
 
 def test_lines_for_a_file_arrive_there_beside_a_bar(

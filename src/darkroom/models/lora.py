@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,11 @@ from darkroom.faults import is_the_devices
 from darkroom.models.folding import touches_modulation, undress, wear
 from darkroom.models.presets import LoraFile
 from darkroom.models.weights import verify
+
+ABOUT = "about.json"
+"""Beside a LoRA that was made here: what it was made for."""
+BASE = "base"
+"""There: SHA-256 of the transformer's weights."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,13 @@ def of_preset(file: LoraFile) -> Lora:
             raise ModelNotReady(f"{folder.name}/{file.file} is missing; `darkroom pocket train` makes it")
         return read((folder / file.file).read_bytes(), 1.0, "preset")
     return from_hub(file, 1.0, "preset", None)
+
+
+def made_for(folder: Path) -> str | None:
+    """SHA-256 of the transformer's weights that a folder's LoRA was made for; None where nothing there says so."""
+    about = folder / ABOUT
+    told = json.loads(about.read_text()) if about.is_file() else None
+    return str(told[BASE]) if isinstance(told, dict) and BASE in told else None
 
 
 def from_hub(file: LoraFile, scale: float, field: str, most_bytes: int | None) -> Lora:

@@ -79,6 +79,17 @@ def fingerprint(folder: Path) -> tuple[tuple[str, str], ...]:
     return tuple((str(path.relative_to(folder)), _content(path)) for path in files)
 
 
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of a part's weights: of its safetensors file, or of the digests of several in the order of their names.
+
+    Raises ModelNotReady where there is none.
+    """
+    digests = [_content(path) for path in sorted(folder.glob("*.safetensors"))]
+    if not digests:
+        raise ModelNotReady(f"{folder.parent.name}/{folder.name} holds no .safetensors file; {_REBUILD}")
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
 def size_bytes(folder: Path) -> int:
     """Bytes of the weights of a part on disk."""
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))

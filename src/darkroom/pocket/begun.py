@@ -20,6 +20,8 @@ _FIELDS = {
 }
 # How a stage computes, not what.
 _OPEN = ("compiled",)
+# What earlier folders do not note: there it was so.
+_ALWAYS_WAS = {"edit": {"flow.train_text": True}}
 
 
 class OtherRecipe(ValueError):
@@ -44,7 +46,7 @@ def keep_to(work: Path, part: str, settings: Mapping[str, Any]) -> None:
         work.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({**noted, part: wanted}, indent=2) + "\n")
         return
-    begun = noted[part]
+    begun = {**_ALWAYS_WAS.get(part, {}), **noted[part]}
     if differing := [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]:
         told = ", ".join(f"{name} {_said(begun, name)}, not {_said(wanted, name)}" for name in differing)
         raise OtherRecipe(

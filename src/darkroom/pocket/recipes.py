@@ -119,6 +119,6 @@ def with_kinds(recipe: Recipe, kinds: Sequence[str] | None) -> Recipe:
     drawn = {kind for name in recipe.shards for kind in TEACHES[name]}
     if missing := sorted(set(kinds) - drawn):
         sets = ", ".join(recipe.shards)
-        raise ValueError(f"kinds: {', '.join(missing)}: in none of the recipe's sets, which are {sets}")
+        raise ValueError(f"--kind: {', '.join(missing)}: in none of the recipe's sets, which are {sets}")
     shards = {name: count for name, count in recipe.shards.items() if set(TEACHES[name]) & set(kinds)}
     return replace(recipe, shards=shards, times={kind: int(kind in kinds) for kind in sorted(drawn)})

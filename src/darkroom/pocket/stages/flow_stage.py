@@ -63,6 +63,8 @@ class FlowRecipe:
     # it the blocks hardly learn to tell shapes apart, and words find the wrong one.
     naming: float = 0.15
     average: float = 0.999
+    # Whether the text encoder's language model learns beside the transformer; where not, it stays as it is.
+    train_text: bool = True
     seed: int = 0
     compiled: bool = True
 
@@ -132,13 +134,13 @@ class Learner:
     ) -> None:
         self.transformer, self.text_encoder, self.recipe = transformer, text_encoder, recipe
         text_encoder.requires_grad_(False)
-        text_encoder.model.language_model.requires_grad_(True)
+        words = text_encoder.model.language_model.requires_grad_(recipe.train_text)
         self.device = transformer.device
         self.pointer = Pointer(transformer.inner_dim).to(self.device)
         self.namer = Namer(transformer.inner_dim).to(self.device)
         self.trained = {
             **{f"transformer.{name}": p for name, p in transformer.named_parameters()},
-            **{f"text.{name}": p for name, p in text_encoder.model.language_model.named_parameters()},
+            **({f"text.{name}": p for name, p in words.named_parameters()} if recipe.train_text else {}),
             **{f"pointer.{name}": p for name, p in self.pointer.named_parameters()},
             **{f"namer.{name}": p for name, p in self.namer.named_parameters()},
         }
@@ -170,7 +172,7 @@ def train_flow(
     until_step: int | None = None,
     yielding: bool = False,
 ) -> list[float]:
-    """Train both models in place; they end with the moving average of their weights. Returns this call's losses.
+    """Train the models in place; they end with the moving average of their weights. Returns this call's losses.
 
     Each of `sets` holds edits of one size and number of references; a batch comes from one of them.
     Continues from `checkpoint` where it exists. `until_step` ends this call early, with a checkpoint, as a kill would.

@@ -1,0 +1,200 @@
+"""The family that edits and draws, by the stages VAE, sight, pairs and flow."""
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from diffusers import QwenImageEditPlusPipeline
+
+from darkroom.models.presets import Preset
+from darkroom.models.weights import weights_digest
+from darkroom.pocket.begun import keep_to
+from darkroom.pocket.evaluate import held_out, vae_figures
+from darkroom.pocket.family import assemble, save
+from darkroom.pocket.finished import finished, tell
+from darkroom.pocket.judging.grids import draw_grid
+from darkroom.pocket.judging.rules import is_right
+from darkroom.pocket.judging.samples import apply, load_editor
+from darkroom.pocket.recipes import Recipe
+from darkroom.pocket.shipped import EDIT
+from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
+from darkroom.pocket.stages.course import Course
+from darkroom.pocket.stages.flow_stage import train_flow
+from darkroom.pocket.stages.pairs import Pairs, balanced, draw_rendered, encoders_digest, join, load_or_make
+from darkroom.pocket.stages.sight_stage import judge_sight, train_sight
+from darkroom.pocket.stages.transformer_start import start_transformer
+from darkroom.pocket.stages.vae_stage import polish_decoder, train_vae
+from darkroom.pocket.world.edits import KINDS
+
+# How the family is judged at the end of its training.
+_JUDGED_WITH = Preset(steps=8, true_cfg_scale=1.0)
+
+
+def train_family(work: Path, recipe: Recipe, course: Course, threads: int = 0, begin_with: Path | None = None) -> Path:
+    """Run every stage that `work` does not hold yet and return the folder of the trained family.
+
+    `begin_with` is a family whose training goes on, with fresh optimizers, where `work` holds no checkpoint: its VAE
+    and sight stay, its transformer and text encoder learn further, perhaps other kinds of edits.
+    The same recipe gives the same weights on the same machine and number of threads, interrupted or not. With
+    `threads` 0 the flow stage takes the cores that other processes leave free, and sums round differently each time.
+    Raises OutOfTime when the course's minutes are over, OtherRecipe where `work` was begun with another family or none.
+    """
+    if begin_with is None and finished(work, "flow", recipe.flow.steps):
+        return work / "family"
+    _keep_to(begin_with, work)
+    if finished(work, "flow", recipe.flow.steps):
+        return work / "family"
+    if threads:
+        torch.set_num_threads(threads)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        pipeline = assemble()
+    if begin_with is not None:
+        pipeline = _adopt(begin_with, work)
+    else:
+        _vae(pipeline, work, recipe, course)
+        _sight(pipeline, work, recipe, course)
+        start_transformer(pipeline.transformer)
+    sets = [examples(pipeline, name, work, recipe, course) for name in recipe.shards]
+    course.begin("flow", recipe.flow.steps)
+    train_flow(
+        pipeline.transformer,
+        pipeline.text_encoder,
+        sets,
+        pipeline.tokenizer,
+        recipe.flow,
+        work / "flow.pt",
+        course,
+        yielding=not threads and course.device.type == "cpu",
+    )
+    save(pipeline, work / "family")
+    met = {kind for pairs in sets for kind in pairs.kinds}
+    figures = _family_figures(work, [kind for kind in KINDS if kind in met], recipe.cases)
+    tell(work, "flow", recipe.flow.steps, figures, course)
+    return work / "family"
+
+
+def export(work: Path, seed: int = 0) -> Path:
+    """The family as far as training in `work` has come, with the averaged weights: judge it while training goes on."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        pipeline = assemble()
+    _restore_vae(pipeline, work / "vae_done.pt")
+    pipeline.text_encoder.load_state_dict(_needed(work / "sight_done.pt"))
+    average = _needed(work / "flow.pt")["average"]
+    parts = {"transformer": pipeline.transformer, "text": pipeline.text_encoder.model.language_model}
+    for part, model in parts.items():
+        learned = {k.removeprefix(part + "."): v for k, v in average.items() if k.startswith(part + ".")}
+        # Without its words in there, the text encoder was held still.
+        if learned or part != "text":
+            model.load_state_dict(learned)
+    folder = work / "exported"
+    save(pipeline, folder)
+    return folder
+
+
+def family_of(work: Path, begin_with: Path | None) -> Path:
+    """The family that other parts are made for: that in `work`, else the one to begin with, else the shipped one.
+
+    Raises OtherRecipe where `work` was begun with another family than `begin_with`.
+    """
+    if begin_with is not None:
+        _keep_to(begin_with, work)
+    return work / "family" if (work / "family").is_dir() else begin_with or EDIT
+
+
+def _keep_to(begin_with: Path | None, work: Path) -> None:
+    parts = () if begin_with is None else ("vae", "text_encoder", "transformer")
+    keep_to(work, "begin_with", {part: weights_digest((begin_with or work) / part) for part in parts})
+
+
+def _adopt(family: Path, work: Path) -> QwenImageEditPlusPipeline:
+    """A finished family as the start of more training; `export` finds its first stages in `work`."""
+    pipeline = QwenImageEditPlusPipeline.from_pretrained(family)
+    _keep_vae(pipeline, work / "vae_done.pt")
+    save_checkpoint(work / "sight_done.pt", pipeline.text_encoder.state_dict())
+    return pipeline
+
+
+def _vae(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, course: Course) -> None:
+    """The VAE, then its decoder once more; each is kept and judged when it is finished."""
+    stages = {
+        "vae": (recipe.vae, train_vae, work / "vae_coded.pt"),
+        "decoder": (recipe.decoder, polish_decoder, work / "vae_done.pt"),
+    }
+    if (work / "vae_done.pt").exists():
+        _restore_vae(pipeline, work / "vae_done.pt")
+        return
+    for stage, (settings, fit, done) in stages.items():
+        if not done.exists():
+            course.begin(stage, settings.steps)
+            fit(pipeline.vae, settings, work / f"{stage}.pt", course)
+            tell(work, stage, settings.steps, _vae_figures(pipeline, 4 * recipe.cases), course)
+            _keep_vae(pipeline, done)
+        _restore_vae(pipeline, done)
+
+
+def _vae_figures(pipeline: QwenImageEditPlusPipeline, cases: int) -> dict[str, float]:
+    """PSNR in dB of what the engine makes of held-out pictures, with the weights rounded as files hold them."""
+    with TemporaryDirectory() as folder:
+        # Saving leaves notes in the tokenizer, which the family's own saving would write down.
+        save(copy.deepcopy(pipeline), Path(folder))
+        return vae_figures(load_editor(Path(folder)), cases)
+
+
+def _keep_vae(pipeline: QwenImageEditPlusPipeline, path: Path) -> None:
+    statistics = {name: list(pipeline.vae.config[name]) for name in ("latents_mean", "latents_std")}
+    save_checkpoint(path, {"weights": pipeline.vae.state_dict(), **statistics})
+
+
+def _restore_vae(pipeline: QwenImageEditPlusPipeline, path: Path) -> None:
+    state = _needed(path)
+    pipeline.vae.load_state_dict(state["weights"])
+    pipeline.vae.register_to_config(latents_mean=state["latents_mean"], latents_std=state["latents_std"])
+
+
+def _sight(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, course: Course) -> None:
+    path, text_encoder, processor = work / "sight_done.pt", pipeline.text_encoder, pipeline.processor
+    if not path.exists():
+        course.begin("sight", recipe.sight.steps)
+        train_sight(text_encoder, processor, recipe.sight, work / "sight.pt", course)
+        figures = judge_sight(text_encoder, processor, work / "sight.pt", 10 * recipe.cases)
+        tell(work, "sight", recipe.sight.steps, figures, course)
+        save_checkpoint(path, text_encoder.state_dict())
+    text_encoder.load_state_dict(_needed(path))
+
+
+def examples(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe: Recipe, course: Course) -> Pairs:
+    """One of drawing.SETS as `recipe` shows it; shards are drawn where `work` does not hold them for these encoders."""
+    count, draws = recipe.shards[name]
+    shards, encoders = [], encoders_digest(pipeline)
+    for number in range(recipe.seed, recipe.seed + count):
+        path = work / f"{name}_{number}_{draws}_{encoders}.pt"
+        if not path.exists():
+            course.begin(path.stem, draws)
+        shards.append(load_or_make(path, pipeline, partial(draw_rendered, name, number), draws, course))
+        course.report(f"{name}: shard {len(shards)} of {count}, {len(shards[-1])} examples")
+    return balanced(join(shards), recipe.times)
+
+
+def _family_figures(work: Path, kinds: Sequence[str], cases: int) -> dict[str, float]:
+    """The share of held-out edits of each kind that the rules call right; pictures of them under `work`/scores."""
+    editor, figures = load_editor(work / "family"), {}
+    for kind in kinds:
+        edits = [held_out(kind, number) for number in range(cases)]
+        results = [apply(editor, edit, 0, _JUDGED_WITH) for edit in edits]
+        rows = [(edit, result, is_right(edit, result)) for edit, result in zip(edits, results, strict=True)]
+        draw_grid(work / "scores" / "flow" / f"{kind.replace(' ', '_')}.png", rows)
+        figures[kind] = sum(right for *_, right in rows) / cases
+    return figures
+
+
+def _needed(path: Path) -> dict[str, Any]:
+    state = load_checkpoint(path)
+    if state is None:
+        raise FileNotFoundError(f"{path} is missing: run the training first")
+    return state
