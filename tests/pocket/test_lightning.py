@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,12 +13,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, QwenImageEditPlusPipeline
+from typer.testing import CliRunner
 
 from darkroom.bench import yardstick
+from darkroom.cli_pocket import pocket
+from darkroom.jobs import ImageEdit, Limits
 from darkroom.media import to_uint8
 from darkroom.models import generation, lora
 from darkroom.models.editor import Editor
 from darkroom.models.presets import POCKET
+from darkroom.models.shelf import Shelf
+from darkroom.models.specs import PROFILES
 from darkroom.models.weights import sha256
 from darkroom.pocket.evaluate import held_out as held_out_edit
 from darkroom.pocket.judging.samples import load_editor, to_picture
@@ -29,6 +35,8 @@ from darkroom.pocket.stages.lean_transformer import prepare
 from darkroom.pocket.stages.lightning_stage import Batch, HeldOut, LightningRecipe, distill, held_out
 from darkroom.pocket.stages.pairs import Pairs, encode_all
 from darkroom.technique.sampling import sample
+from darkroom.workers.pictures.asked import gather_loras
+from darkroom.workers.recipe import Desk
 
 FAST = POCKET["fast"]
 RECIPE = LightningRecipe(steps=6, batch=2, substeps=2, rank=4, lr=1e-2, warmup=1, held_out=3)
@@ -120,6 +128,28 @@ def test_the_shipped_file_is_whole_and_made_for_the_shipped_transformer() -> Non
     about = json.loads((WEIGHTS / "lightning" / "about.json").read_text())
     # Where this fails: `darkroom pocket train --part lightning --install`.
     assert about["base"] == sha256(EDIT / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+def test_it_is_not_judged_on_a_family_that_it_was_not_made_for(family: Path, tmp_path: Path) -> None:
+    command = ["evaluate", "--weights", str(family), "--preset", "fast", "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(pocket, command)
+    assert answer.exit_code == 2
+    assert f"was made for another transformer than that of {family}" in answer.output
+    assert f"darkroom pocket train --part lightning --begin-with {family} --work out/lightning" in answer.output
+    assert not (tmp_path / "out").exists()
+    shutil.copytree(WEIGHTS / "lightning", tmp_path / "own")
+    (tmp_path / "own" / lora.ABOUT).unlink()
+    assert lora.made_for(tmp_path / "own") is None
+
+
+def test_a_job_on_another_family_is_warned_of_it(family: Path) -> None:
+    shipped = PROFILES["pocket"]
+    job = ImageEdit(images=["https://example.com/a.png"], prompt="make it sepia", preset="fast")
+    for repo, warned in ((EDIT, False), (family, True)):
+        models = {**shipped.models, "edit": replace(shipped.models["edit"], repo=str(repo))}
+        desk = Desk(Shelf(replace(shipped, models=models)), Limits())
+        assert [worn.field for worn in gather_loras(job, FAST, desk)] == ["preset"]
+        assert any("made for another transformer" in sentence for sentence in desk.warnings) == warned
 
 
 @torch.no_grad()

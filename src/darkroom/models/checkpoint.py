@@ -14,8 +14,8 @@ from darkroom.models import packing
 from darkroom.models.folding import detach
 from darkroom.models.packing.manifest import check_precision
 from darkroom.models.parts import LOADERS, expected_weight
-from darkroom.models.specs import Profile
-from darkroom.models.weights import fingerprint, verify
+from darkroom.models.specs import ModelSpec, Profile
+from darkroom.models.weights import fingerprint, locate, verify, weights_digest
 
 
 class Checkpoint(Protocol):
@@ -92,6 +92,15 @@ class Packed:
 def open_checkpoint(folder: Path, profile: Profile) -> Checkpoint:
     """The folder as what it is: packed where it has a manifest."""
     return Packed(folder, profile) if packing.is_packed(folder) else Unpacked(folder, profile)
+
+
+def weights_of(spec: ModelSpec, part: str = "") -> str | None:
+    """SHA-256 of a part's weights as `weights_digest` has it; of a vision model, which is one part, of all.
+
+    None for a packed artifact, which holds them in another form. Raises ModelNotReady as `locate`.
+    """
+    folder = locate(spec, (part,) if part else ())
+    return None if packing.is_packed(folder) else weights_digest(folder / part)
 
 
 def _here(module: Any) -> Future[Any]:

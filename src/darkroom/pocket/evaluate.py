@@ -10,6 +10,7 @@ import numpy as np
 from darkroom.models import lora
 from darkroom.models.editor import Editor
 from darkroom.models.presets import Preset
+from darkroom.models.weights import weights_digest
 from darkroom.pocket.judging.drawn import DrawnScore, held_out_portrait, judge_portraits
 from darkroom.pocket.judging.grids import draw_grid
 from darkroom.pocket.judging.rules import is_right
@@ -65,8 +66,11 @@ def evaluate(
     """Judge the family in `folder`; write scores.json, scores.md and a picture grid per kind and preset to `out`.
 
     Every case is edited once per seed; the shown ones are the first of each kind, not the best. `kinds`: of KINDS, and
-    PORTRAIT. `size`: (width, height) of the cases in pixels. Raises what reading a preset's LoRA raises.
+    PORTRAIT. `size`: (width, height) of the cases in pixels. Raises what reading a preset's LoRA raises, and ValueError
+    for one that was made for another family.
     """
+    for preset in presets:
+        _made_for(folder, preset)
     editor = load_editor(folder)
     portraits, kinds = PORTRAIT in kinds, [kind for kind in kinds if kind != PORTRAIT]
     edits = {kind: [held_out(kind, number, *size) for number in range(cases)] for kind in kinds}
@@ -109,6 +113,18 @@ def psnr(one: Pixels, other: Pixels, mask: np.ndarray[tuple[int, ...], np.dtype[
     """Peak signal-to-noise ratio in dB of pictures in [0, 1], where `mask` holds; at most 60."""
     difference = (one - other) if mask is None else (one - other)[mask]
     return float(min(60.0, -10 * np.log10(np.mean(difference**2) + 1e-12)))
+
+
+def _made_for(family: Path, preset: Preset) -> None:
+    """Raise ValueError where the preset's LoRA says what it was made for, and that is another transformer."""
+    if preset.lora is None:
+        return
+    if lora.made_for(Path(preset.lora.repo)) not in (None, weights_digest(family / "transformer")):
+        raise ValueError(
+            f"--preset: the LoRA in {preset.lora.repo} was made for another transformer than that of {family}; "
+            f"`darkroom pocket train --part lightning --begin-with {family} --work out/lightning` makes one, "
+            f"and --lora out/lightning/lightning/{preset.lora.file} judges it"
+        )
 
 
 def _judge(

@@ -29,7 +29,7 @@ def prepare(job: ImageGenerate, desk: Desk) -> Sequence[lora.Lora]:
     preset = plan(job, desk.shelf.spec("image").presets, DEFAULT)
     advise(job, preset, desk)
     with desk.clock.span("load"):
-        return gather_loras(job, preset, desk)
+        return gather_loras(job, preset, desk, "image")
 
 
 def run(job: ImageGenerate, desk: Desk) -> Work:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor
 
 from darkroom.errors import BadJob, InputTooLarge
 from darkroom.jobs import PictureJob
 from darkroom.models import lora
+from darkroom.models.checkpoint import weights_of
 from darkroom.models.editor import Editor
-from darkroom.models.presets import Preset
+from darkroom.models.presets import LoraFile, Preset
 from darkroom.models.sight import PromptTooLong
 from darkroom.workers.pictures.wording import warn_of_unread
 from darkroom.workers.recipe import Desk
@@ -46,9 +48,9 @@ def warn_of_words(job: PictureJob, editor: Editor, desk: Desk) -> None:
     warn_of_unread(editor, desk, job.prompts, job.negative_prompt)
 
 
-def gather_loras(job: PictureJob, preset: Preset, desk: Desk) -> list[lora.Lora]:
-    """The preset's LoRA and the job's own, read and ready to be put on."""
-    loras = [] if preset.lora is None else [lora.of_preset(preset.lora)]
+def gather_loras(job: PictureJob, preset: Preset, desk: Desk, role: str = "edit") -> list[lora.Lora]:
+    """The preset's LoRA and the job's own, read and ready to be put on. Warns of one made for another model."""
+    loras = [] if preset.lora is None else [preset_lora(preset.lora, desk, role)]
     for index, wanted in enumerate(job.loras):
         field = f"loras[{index}].path"
         if field in desk.files:
@@ -58,6 +60,18 @@ def gather_loras(job: PictureJob, preset: Preset, desk: Desk) -> list[lora.Lora]
         most = desk.limits.max_lora_bytes
         loras.append(own or lora.from_hub(lora.hub_file(wanted.path, field), wanted.scale, field, most))
     return loras
+
+
+def preset_lora(file: LoraFile, desk: Desk, role: str) -> lora.Lora:
+    """A preset's LoRA. Warns where it says what it was made for and the role has another transformer."""
+    worn = lora.of_preset(file)
+    base = lora.made_for(Path(file.repo)) if Path(file.repo).is_absolute() else None
+    if base is not None and weights_of(desk.shelf.spec(role), "transformer") not in (None, base):
+        desk.warn(
+            "the preset's LoRA was made for another transformer than this worker's; "
+            "`darkroom pocket train --part lightning --begin-with FAMILY --install` makes one that fits"
+        )
+    return worn
 
 
 def read_prompts(job: PictureJob, embed: Embed) -> tuple[Embeddings, dict[int, BadJob]]:
