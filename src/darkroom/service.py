@@ -8,8 +8,9 @@ import logging
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from weakref import WeakValueDictionary
 
 from darkroom import delivery, fetch, sources
 from darkroom.artifacts import Artifact
+from darkroom.claims import RENEW_SECONDS, Claim, Claims
 from darkroom.errors import BadJob, DarkroomError, Internal, InvalidInput, UploadFailed
 from darkroom.jobs import Limits, S3Config, parse, redacted
 from darkroom.models.shelf import Shelf, default_budget, read_card
@@ -39,6 +41,8 @@ PHASES = ("queue", "load", "fetch", "encode", "denoise", "decode", "upload")
 RARE_PHASES = ("describe", "train", "judge")
 """Told where they happen."""
 IO_THREADS = 8
+LOOK_SECONDS = 1.0
+"""Between two looks whether another worker has finished the job of a key."""
 
 
 class Service:
@@ -59,6 +63,7 @@ class Service:
         self._runner = Runner(settings.job_seconds, settings.threads)
         self._spool = Spool(settings.spool, int(settings.spool_gib * 2**30))
         self._io = ThreadPoolExecutor(max_workers=IO_THREADS, thread_name_prefix="io")
+        self._claims = Claims()
         self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._jobs_run = 0
 
@@ -105,8 +110,7 @@ class Service:
             return await self._work(ticket, run, send)
         lock = self._keys.setdefault(job.idempotency_key, asyncio.Lock())
         async with lock:
-            known = await self._in_io(lambda: self._known(ticket))
-            return await self._work(ticket, run, send) if known is None else known
+            return await self._once(ticket, run, send, job.idempotency_key)
 
     async def _work(self, ticket: Ticket, run: Recipe, send: Send | None) -> dict[str, Any]:
         """Make the result, or take the one that an earlier try could not store; store it and build the reply."""
@@ -192,6 +196,7 @@ class Service:
             manifest = self._manifest(ticket, kept)
             delivery.store_manifest(ticket.store, ticket.folder, manifest)
             self._remember(ticket)
+            ticket.recorded = True
         except UploadFailed as error:
             raise self._kept(ticket, kept, error) from error
         self._spool.drop(ticket.spool_name)
@@ -210,6 +215,40 @@ class Service:
         )
 
     # -- idempotency ----------------------------------------------------------------------------
+
+    async def _once(self, ticket: Ticket, run: Recipe, send: Send | None, key: str) -> dict[str, Any]:
+        """Answer from the store, or make the result as the only worker that does; the others wait for it here."""
+        while (known := await self._in_io(lambda: self._known(ticket))) is None:
+            claim = await self._in_io(lambda: self._claims.take(ticket.store, key, ticket.job_id, ticket.request_hash))
+            if claim is None:
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
+            async with self._holding(claim, ticket):
+                # Whoever held the key before may have finished since the look above.
+                known = None if claim.first else await self._in_io(lambda: self._known(ticket))
+                return await self._work(ticket, run, send) if known is None else known
+        return known
+
+    @asynccontextmanager
+    async def _holding(self, claim: Claim, ticket: Ticket) -> AsyncIterator[None]:
+        """Renew the claim while the block runs; afterwards the key is answered from the store, or free."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(RENEW_SECONDS)
+                await self._in_io(claim.renew)
+
+        renewing, reachable = asyncio.create_task(renew()), True
+        try:
+            yield
+        except UploadFailed:
+            # A store that took no result takes no word about it either: the lease ends the claim.
+            reachable = False
+            raise
+        finally:
+            renewing.cancel()
+            if reachable and not ticket.recorded:
+                await asyncio.shield(self._in_io(claim.give_up))
 
     def _known(self, ticket: Ticket) -> dict[str, Any] | None:
         """The reply to an earlier job of this key, from its manifest. Raises InvalidInput for another request."""

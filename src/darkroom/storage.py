@@ -8,6 +8,7 @@ worker on a folder need not pay.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -35,12 +36,21 @@ LONGEST_LINK_SECONDS = 604_800
 _CHECK_KEY = ".darkroom-check"
 _CHUNK_BYTES = 2**20
 _BUILDING = threading.Lock()
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV}
+_TAKEN = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+"""How S3 refuses a conditional write: something is there, or is being written at this moment."""
+_UNCONDITIONAL = {"501", "NotImplemented", "InvalidArgument", "InvalidRequest"}
+"""How servers refuse the condition itself: nothing else about such a request is out of the ordinary."""
 _DENIED = {"403", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 
 
 class MissingKey(KeyError):
     """The store holds nothing under this key."""
+
+
+class NoConditionalWrites(Exception):
+    """The store cannot refuse to replace what is there."""
 
 
 class Store(Protocol):
@@ -59,6 +69,12 @@ class Store(Protocol):
 
     def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store all of `data` or nothing, replacing what was there. Raises UploadFailed."""
+
+    def put_new(self, key: str, data: bytes, media_type: str) -> bool:
+        """Store a small file unless something is there; of several at once one does. Whether this one did.
+
+        Raises NoConditionalWrites, UploadFailed.
+        """
 
     def get(self, key: str) -> bytes:
         """The bytes under `key`. Raises MissingKey or FetchFailed."""
@@ -188,6 +204,14 @@ class FolderStore:
         """Store `data`; a folder keeps no media types. Raises UploadFailed."""
         self._write(_checked(key), data, media_type)
 
+    def put_new(self, key: str, data: bytes, media_type: str) -> bool:
+        """Store `data` unless there is such a file. Raises NoConditionalWrites where files cannot have two names."""
+        path = self._path(_checked(key))
+        with _writing_folder():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _beside(path, data) as temporary:
+                return _linked(temporary, path)
+
     def get(self, key: str) -> bytes:
         """The file's bytes. Raises MissingKey or FetchFailed."""
         return self._read(_checked(key))
@@ -242,16 +266,25 @@ class FolderStore:
 
     def _write(self, key: str, data: bytes, media_type: str) -> None:
         path = self._path(key)
-        try:
+        with _writing_folder():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, data)
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else "the disk failed"
-            raise UploadFailed(f"the folder of results took no file: {reason}") from error
+            with _beside(path, data) as temporary:
+                os.replace(temporary, path)
+            _sync_folder(path.parent)
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write beside `path`, reach the disk, then take its name in one step."""
+@contextmanager
+def _writing_folder() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else "the disk failed"
+        raise UploadFailed(f"the folder of results took no file: {reason}") from error
+
+
+@contextmanager
+def _beside(path: Path, data: bytes) -> Iterator[str]:
+    """A file of `data` beside `path`, on the disk for good, to be given its name in one step; gone afterwards."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -260,12 +293,23 @@ def _replace(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         # mkstemp gives 0600, and whoever serves the folder is often another user.
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
+        yield temporary
+    finally:
         with suppress(OSError):
             os.unlink(temporary)
+
+
+def _linked(temporary: str, path: Path) -> bool:
+    """Give a whole file its name unless that is taken: opening with O_EXCL would show it before it is written."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise NoConditionalWrites("this folder's file system has no hard links") from error
         raise
-    _sync_folder(path.parent)
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
@@ -302,6 +346,8 @@ class S3Store:
     multipart_bytes: int = 16 * 2**20
     """Objects of this size and more go up in parts of half of it, but at least S3's minimum of 5 MiB."""
     _client: S3Client | None = field(default=None, init=False, repr=False)
+    _conditional: bool | None = field(default=None, init=False, repr=False)
+    """Whether the server minds If-None-Match, once that is known."""
 
     @property
     def links(self) -> bool:
@@ -320,6 +366,18 @@ class S3Store:
     def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store `data` with its media type, in parts if it is large. Raises UploadFailed."""
         self._write(_checked(key), data, media_type)
+
+    def put_new(self, key: str, data: bytes, media_type: str) -> bool:
+        """One PutObject with `If-None-Match: *`, which Amazon, R2, MinIO and others mind; raises as any store does."""
+        place = self._key(_checked(key))
+        stored = self._put_unless_there(place, key, data, media_type)
+        if stored and self._conditional is None:
+            # A server that does not know the condition takes every PutObject: it is asked once more, once per store.
+            self._conditional = not self._put_unless_there(place, key, data, media_type)
+        if self._conditional is False:
+            raise NoConditionalWrites("this store's server takes no notice of If-None-Match")
+        self._conditional = True
+        return stored
 
     def get(self, key: str) -> bytes:
         """The object's bytes. Raises MissingKey or FetchFailed."""
@@ -417,6 +475,24 @@ class S3Store:
             stored = client.head_object(Bucket=self.bucket, Key=place)["ContentLength"]
         if stored != len(data):
             raise UploadFailed(f"the store kept {stored} of {len(data)} bytes")
+
+    def _put_unless_there(self, place: str, key: str, data: bytes, media_type: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        if self._conditional is False:
+            return True
+        headers = _headers(key, data, media_type)
+        with _failing_as(UploadFailed, "the result could not be stored"):
+            try:
+                self._s3().put_object(Bucket=self.bucket, Key=place, Body=data, IfNoneMatch="*", **headers)
+            except ClientError as error:
+                code = _error_code(error.response)
+                if code in _TAKEN:
+                    return False
+                if code not in _UNCONDITIONAL:
+                    raise
+                self._conditional = False
+        return True
 
     def _transfer(self) -> Any:
         from boto3.s3.transfer import TransferConfig

@@ -13,7 +13,10 @@ from darkroom.timing import Clock
 
 @dataclass
 class Ticket:
-    """request: what was asked, as it may be written down. cold: the job paid for loading or is the worker's first."""
+    """request: what was asked, as it may be written down. cold: the job paid for loading or is the worker's first.
+
+    recorded: the store has the whole result, and answers for the idempotency key.
+    """
 
     job_id: str
     job: JobInput
@@ -22,6 +25,7 @@ class Ticket:
     clock: Clock = field(default_factory=Clock)
     gpu_seconds: float = 0.0
     cold: bool = False
+    recorded: bool = False
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
