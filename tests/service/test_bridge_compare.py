@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from darkroom.models.bridge import Bridge, from_bytes, to_bytes, untrained
+from darkroom.models.bridge import MADE_FOR, Bridge, from_bytes, to_bytes, untrained
 from darkroom.models.specs import ModelSpec
+from darkroom.models.weights import weights_digest
 from darkroom.service import Service
 from darkroom.technique.bridge import BridgeConfig
 from tests.fakes.loras import random_lora_bytes
@@ -116,6 +117,16 @@ async def test_trained_every_case_changes_and_has_a_line_in_the_table(
     assert service.shelf.report()["models"]["vision"]["state"] == "cold"
     report = json.loads((tmp_path / "store" / "job-1" / "report.json").read_text())
     assert sum(report["cases"][0]["attention"].values()) == pytest.approx(1, abs=1e-3)
+
+
+async def test_a_bridge_between_other_models_of_these_dimensions_is_warned_of(
+    make_service: MakeService, tmp_path: Path, vision_folder: Path
+) -> None:
+    bridge = from_bytes(opened())
+    made_for = {"tower": "another", "vision": weights_digest(vision_folder)}
+    keep(tmp_path, to_bytes(replace(bridge, about={MADE_FOR: made_for})))
+    reply = await make_service().handle(compare_job(bridge=KEY))
+    assert "the bridge was made for another vision tower of the text encoder than this worker's" in reply["warnings"]
 
 
 async def test_the_baseline_is_image_edits_own_picture(make_service: MakeService, tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ async def test_a_bridge_is_trained_stored_and_taken_by_a_comparison(make_service
     compared = await service.handle(compare_job("job-2", bridge=KEY))
     assert compared["bridge"]["state"] == "trained"
     assert compared["bridge"]["about"]["epochs"] == 2
+    assert compared["bridge"]["about"]["made_for"].keys() == {"tower", "vision"}
+    assert not any("was made for another" in warning for warning in compared["warnings"])
 
 
 async def test_a_training_that_was_cancelled_goes_on_with_the_same_result(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,16 @@ from darkroom.errors import Internal, InvalidInput
 from darkroom.models.sight import VisualTokens
 from darkroom.models.trained import Kind
 from darkroom.models.vision import Grid, Sight
+from darkroom.models.weights import module_digest, weights_digest
 from darkroom.technique.bridge import BridgeConfig, VisionBridge
 
 BRIDGE = Kind("vision_bridge", "a bridge", lambda form: VisionBridge(BridgeConfig(**form)))
+
+
+MADE_FOR = "made_for"
+"""In a bridge's `about`: what it was trained between, as `made_between` has it."""
+BETWEEN = {"tower": "vision tower of the text encoder", "vision": "vision model"}
+"""What a bridge stands between, and what people call it."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,13 @@ class Bridge:
                 field="bridge",
             )
 
+    def strangers(self, weights: Mapping[str, str]) -> list[str]:
+        """What of `made_between`'s it was not made for, in words; where one of both is not known, it is no stranger."""
+        made_for = self.about.get(MADE_FOR)
+        known = made_for if isinstance(made_for, Mapping) else {}
+        both = [name for name in BETWEEN if name in weights and name in known]
+        return [BETWEEN[name] for name in both if known[name] != weights[name]]
+
 
 @dataclass(frozen=True)
 class Bridged:
@@ -64,6 +79,15 @@ def untrained(config: BridgeConfig, seed: int = 0) -> Bridge:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Bridge(VisionBridge(config).eval().requires_grad_(False))
+
+
+def made_between(text_encoder: Path | None, vision: Path | None) -> dict[str, str]:
+    """What a bridge between the models in these folders is made for: SHA-256 by the names of BETWEEN; None is unknown.
+
+    Of the text encoder the tower alone, whose tokens a bridge replaces: its language model may learn on.
+    """
+    tower = {} if text_encoder is None else {"tower": module_digest(text_encoder, "visual")}
+    return {**tower, **({} if vision is None else {"vision": weights_digest(vision)})}
 
 
 def to_bytes(bridge: Bridge) -> bytes:

@@ -94,13 +94,19 @@ def open_checkpoint(folder: Path, profile: Profile) -> Checkpoint:
     return Packed(folder, profile) if packing.is_packed(folder) else Unpacked(folder, profile)
 
 
-def weights_of(spec: ModelSpec, part: str = "") -> str | None:
-    """SHA-256 of a part's weights as `weights_digest` has it; of a vision model, which is one part, of all.
+def unpacked(spec: ModelSpec, part: str = "") -> Path | None:
+    """The folder of a part's weights, or of a vision model's, which is one part.
 
     None for a packed artifact, which holds them in another form. Raises ModelNotReady as `locate`.
     """
     folder = locate(spec, (part,) if part else ())
-    return None if packing.is_packed(folder) else weights_digest(folder / part)
+    return None if packing.is_packed(folder) else folder / part
+
+
+def weights_of(spec: ModelSpec, part: str) -> str | None:
+    """SHA-256 of a part's weights as `weights_digest` has it; None as `unpacked`."""
+    folder = unpacked(spec, part)
+    return None if folder is None else weights_digest(folder)
 
 
 def _here(module: Any) -> Future[Any]:

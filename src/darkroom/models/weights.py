@@ -90,6 +90,32 @@ def weights_digest(folder: Path) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+def module_digest(folder: Path, module: str) -> str:
+    """SHA-256 of those tensors in a part's safetensors files that belong to its module of this name.
+
+    Over names from the module on, types, shapes and bytes: the same however the tensors are spread over files, and
+    wherever the module hangs. Read once as long as the files' sizes and times stay the same.
+    """
+    stats = [(path, path.stat()) for path in sorted(folder.glob("*.safetensors"))]
+    return _module_hashed(module, tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+
+
+@lru_cache(maxsize=16)
+def _module_hashed(module: str, files: tuple[tuple[Path, int, int], ...]) -> str:
+    found: dict[str, str] = {}
+    for path, *_ in files:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            for name, entry in json.loads(file.read(length)).items():
+                _, dot, rest = f".{name}".partition(f".{module}.")
+                if dot:
+                    first, end = entry["data_offsets"]
+                    file.seek(8 + length + first)
+                    own = hashlib.sha256(file.read(end - first)).hexdigest()
+                    found[rest] = f"{entry['dtype']} {entry['shape']} {own}"
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
+
+
 def size_bytes(folder: Path) -> int:
     """Bytes of the weights of a part on disk."""
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from diffusers import QwenImageEditPlusPipeline
 
+from darkroom.models.bridge import made_between
 from darkroom.models.lora import ABOUT, BASE, made_for
 from darkroom.models.vision import VisionExtractor
 from darkroom.models.weights import weights_digest
@@ -82,18 +83,19 @@ def train_vision(work: Path, recipe: Recipe, course: Course) -> Path:
 def train_the_bridge(work: Path, recipe: Recipe, course: Course, begin_with: Path | None = None) -> Path:
     """Train the bridge between the family and the Qwen3-VL in `work`; of what is not there, the shipped one serves.
 
-    Where either has changed since, it begins anew. `begin_with`: as for `train_lightning`.
+    Where either's sight has changed since, it begins anew. `begin_with`: as for `train_lightning`.
     """
     family = family_of(work, begin_with)
     sight = work / "qwen3vl" if (work / "qwen3vl").is_dir() else WEIGHTS / "qwen3vl"
-    models = weights_digest(family / "text_encoder")[:8] + weights_digest(sight)[:8]
+    made_for = made_between(family / "text_encoder", sight)
+    models = "".join(digest[:8] for digest in made_for.values())
     epochs, checkpoint = recipe.bridge.epochs, work / f"bridge_{models}.pt"
     if checkpoint.exists() and finished(work, "bridge", epochs, models):
         return work / "bridge"
     course.begin("bridge", epochs)
     eyes = VisionExtractor.load(sight, torch.device("cpu"), language=False)
     bridge, told = train_bridge(load_editor(family), eyes, recipe.bridge, checkpoint, course)
-    save_bridge(bridge, work / "bridge" / "bridge.safetensors")
+    save_bridge(bridge, work / "bridge" / "bridge.safetensors", made_for)
     tell(work, "bridge", epochs, {"loss": told[-1], "loss without it": told[0]}, course, models)
     return work / "bridge"
 

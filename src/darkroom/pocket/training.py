@@ -11,6 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from darkroom.models import lora
+from darkroom.models.bridge import MADE_FOR, from_bytes, made_between
 from darkroom.models.weights import weights_digest
 from darkroom.pocket.evaluate import PORTRAIT
 from darkroom.pocket.parts import train_parts
@@ -129,6 +130,8 @@ def place(made: Mapping[str, Path], report: Report, put_in_place: bool) -> None:
         report(
             "lightning was made for another transformer than edit has: darkroom pocket train --part lightning --install"
         )
+    if put_in_place and not bridge_fits(WEIGHTS):
+        report("bridge was made for another sight than these: darkroom pocket train --part bridge --install")
     if {"edit", "qwen3vl"} & set(made):
         report(_HEAD)
 
@@ -136,3 +139,9 @@ def place(made: Mapping[str, Path], report: Report, put_in_place: bool) -> None:
 def lightning_fits(weights: Path) -> bool:
     """Whether the `fast` preset's LoRA in `weights` was made for the family there."""
     return lora.made_for(weights / "lightning") == weights_digest(weights / "edit" / "transformer")
+
+
+def bridge_fits(weights: Path) -> bool:
+    """Whether the bridge in `weights` was made for the sight of the family and of the Qwen3-VL there."""
+    bridge = from_bytes((weights / "bridge" / "bridge.safetensors").read_bytes())
+    return bridge.about.get(MADE_FOR) == made_between(weights / "edit" / "text_encoder", weights / "qwen3vl")

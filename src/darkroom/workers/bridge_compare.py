@@ -78,7 +78,7 @@ def run(job: BridgeCompare, desk: Desk) -> Work:
     extractor, sights = yield from looked(job, inputs, desk, stages)
     with stages.stage("load editor", "load"):
         editor = desk.editor("edit")
-    enhanced = EnhancedEditor(editor, settled(inputs.bridge, editor, extractor))
+    enhanced = EnhancedEditor(editor, settled(inputs.bridge, editor, extractor, desk))
     warn_of_words(job, editor, desk)
     if enhanced.bridge.is_identity:
         desk.warn("the bridge is untrained, which leaves every picture as the baseline has it")

@@ -54,7 +54,7 @@ def run(job: BridgeEvaluate, desk: Desk) -> Work:
     seeds = [job.seed + number for number in range(job.seeds)]
     extractor, sights = yield from looked(job, inputs, desk)
     editor = desk.editor("edit")
-    enhanced = EnhancedEditor(editor, settled(inputs.bridge, editor, extractor))
+    enhanced = EnhancedEditor(editor, settled(inputs.bridge, editor, extractor, desk))
     if enhanced.bridge.is_identity:
         desk.warn("the bridge is untrained, which leaves every picture as the baseline has it")
     sampling = Sampling(preset.steps, preset.true_cfg_scale, shift=preset.shift)

@@ -25,7 +25,7 @@ from darkroom.models.editor import Editor
 from darkroom.models.enhanced import EnhancedEditor
 from darkroom.models.sight import PromptTooLong
 from darkroom.technique.bridge import BridgeConfig, parameters_of
-from darkroom.workers.bridging.opening import Extractor, grids, open_vision
+from darkroom.workers.bridging.opening import Extractor, grids, models_at_hand, open_vision, warn_of_strangers
 from darkroom.workers.recipe import Desk, Progress, Recipe, Streamed, Work
 from darkroom.workers.training.epochs import diverged, earlier_checkpoint, goes_on, too_large
 
@@ -87,6 +87,7 @@ def run(job: BridgeTrain, desk: Desk) -> Work:
         "extractor": desk.shelf.identity("vision")["id"],
         "triples": len(trainer.lessons),
         "seed": job.seed,
+        bridges.MADE_FOR: models_at_hand(desk),
     }
     yield from epochs(trainer, about, desk)
     report = reported(job, trainer, about, bridge.config)
@@ -111,6 +112,7 @@ def begun(
         )
         given = bridges.untrained(form, job.seed)
     given.fits(width, extractor.hidden_size, extractor.levels)
+    warn_of_strangers(given, desk)
     return resumed(job, given, desk) or (Bridge(given.module), None)
 
 

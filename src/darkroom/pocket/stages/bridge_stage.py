@@ -4,7 +4,8 @@
 pictures hold a dot that decides the edit, of the other half the bridge must leave the tokens as they are.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darkroom.models.bridge import Bridge, to_bytes, untrained
+from darkroom.models.bridge import MADE_FOR, Bridge, to_bytes, untrained
 from darkroom.models.bridge_training import GATE_LR
 from darkroom.models.editor import Editor
 from darkroom.models.enhanced import sight_grid
@@ -121,10 +122,10 @@ def look_at(editor: Editor, eyes: VisionExtractor, recipe: BridgeRecipe, kept: P
     return Seen(torch.stack(baseline), tuple(map(torch.stack, zip(*levels, strict=True))), torch.stack(aims))
 
 
-def save_bridge(bridge: Bridge, path: Path) -> None:
-    """As `bridge_train` stores it."""
+def save_bridge(bridge: Bridge, path: Path, made_for: Mapping[str, str]) -> None:
+    """As `bridge_train` stores it. made_for: as `models.bridge.made_between` has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(to_bytes(bridge))
+    path.write_bytes(to_bytes(replace(bridge, about={**bridge.about, MADE_FOR: dict(made_for)})))
 
 
 @torch.no_grad()

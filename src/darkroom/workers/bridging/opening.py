@@ -11,7 +11,8 @@ from PIL.Image import Image
 from darkroom.errors import InvalidInput
 from darkroom.jobs import BridgeCompare, BridgeTrain
 from darkroom.jobs.bridge_compare import UNTRAINED
-from darkroom.models.bridge import Bridge, from_bytes, untrained
+from darkroom.models.bridge import Bridge, from_bytes, made_between, untrained
+from darkroom.models.checkpoint import unpacked
 from darkroom.models.editor import Editor
 from darkroom.models.enhanced import sight_grid
 from darkroom.models.parts import load_processor
@@ -74,10 +75,25 @@ def look(eyes: VisionExtractor, job: BridgeCompare, picture: Image, grid: Grid) 
     return eyes.look(picture, grid=aligned, prompt=job.extractor_prompt)
 
 
-def settled(bridge: Bridge | None, editor: Editor, extractor: Extractor) -> Bridge:
-    """The bridge, checked against both models; an untrained one where there is none. Raises InvalidInput."""
+def models_at_hand(desk: Desk) -> dict[str, str]:
+    """What a bridge that is trained now is made for; of packed models nothing is known."""
+    return made_between(unpacked(desk.shelf.spec("edit"), "text_encoder"), unpacked(desk.shelf.spec("vision")))
+
+
+def warn_of_strangers(bridge: Bridge, desk: Desk) -> None:
+    """Say in the reply where the bridge was trained between other models than the worker's."""
+    if strangers := bridge.strangers(models_at_hand(desk)):
+        desk.warn(f"the bridge was made for another {' and another '.join(strangers)} than this worker's")
+
+
+def settled(bridge: Bridge | None, editor: Editor, extractor: Extractor, desk: Desk) -> Bridge:
+    """The bridge, checked against both models; an untrained one where there is none.
+
+    Raises InvalidInput for models of other dimensions, and warns of others of the same.
+    """
     width = int(editor.text_encoder.config.text_config.hidden_size)
     if bridge is None:
         return untrained(BridgeConfig(width, extractor.hidden_size, extractor.levels))
     bridge.fits(width, extractor.hidden_size, extractor.levels)
+    warn_of_strangers(bridge, desk)
     return bridge
