@@ -7,6 +7,7 @@ import json
 import logging
 import secrets
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from weakref import WeakValueDictionary
 from darkroom import delivery, fetch, sources
 from darkroom.artifacts import Artifact
 from darkroom.claims import RENEW_SECONDS, Claim, Claims
-from darkroom.errors import BadJob, DarkroomError, Internal, InvalidInput, UploadFailed
+from darkroom.errors import BadJob, Cancelled, DarkroomError, Internal, InvalidInput, UploadFailed
 from darkroom.jobs import Limits, S3Config, parse, redacted
 from darkroom.models.shelf import Shelf, default_budget, read_card
 from darkroom.models.specs import resolve
@@ -31,7 +32,7 @@ from darkroom.storage import MissingKey, Store, bare_endpoint, open_store, store
 from darkroom.stream import Stream
 from darkroom.ticket import Ticket
 from darkroom.timing import cost, usd_per_second
-from darkroom.workers import Desk, Event, Recipe, Streamed, Unencoded, Work, recipe
+from darkroom.workers import Desk, Event, Progress, Recipe, Streamed, Unencoded, Work, recipe
 from darkroom.workers.health import device, versions
 
 T = TypeVar("T")
@@ -154,9 +155,7 @@ class Service:
 
     async def _run(self, ticket: Ticket, run: Recipe, desk: Desk, feed: ProgressFeed, stream: Stream | None) -> Kept:
         artifacts, encoding, prepare = list[Artifact](), list[Future[Artifact]](), run.prepare
-        if prepare is not None:
-            desk.prepared = await self._in_io(lambda: prepare(ticket.job, desk))
-        asked = time.perf_counter()
+        over = threading.Event()
 
         def start() -> Work:
             ticket.clock.add("queue", time.perf_counter() - asked)
@@ -173,12 +172,22 @@ class Service:
             else:
                 feed.update({"stage": event.stage, "done": event.done, "total": event.total, **event.more})
 
+        def tell(progress: Progress) -> None:
+            if over.is_set():
+                raise Cancelled("the job was cancelled")
+            listen(progress)
+
+        desk.tell = tell
         try:
+            if prepare is not None:
+                desk.prepared = await self._in_io(lambda: prepare(ticket.job, desk))
+            asked = time.perf_counter()
             outcome = await self._runner.run(start, listen)
             stored = [] if stream is None else await self._in_io(stream.finish)
             artifacts += await asyncio.gather(*map(asyncio.wrap_future, encoding))
             await feed.close()
         finally:
+            over.set()
             for waiting in encoding:
                 waiting.cancel()  # of a job that has failed or was cancelled; the others are done
             await feed.abandon()

@@ -18,6 +18,7 @@ from torch import Tensor
 from darkroom.errors import FetchFailed, InputTooLarge, InvalidInput, ModelNotReady
 from darkroom.faults import is_the_devices
 from darkroom.models.folding import touches_modulation, undress, wear
+from darkroom.models.hub import Tell, download, unheard
 from darkroom.models.presets import LoraFile
 from darkroom.models.weights import verify
 
@@ -84,17 +85,18 @@ def made_for(folder: Path) -> str | None:
     return str(told[BASE]) if isinstance(told, dict) and BASE in told else None
 
 
-def from_hub(file: LoraFile, scale: float, field: str, most_bytes: int | None) -> Lora:
-    """A LoRA from the hub's cache, downloaded on first use.
+def from_hub(file: LoraFile, scale: float, field: str, most_bytes: int | None, tell: Tell = unheard) -> Lora:
+    """A LoRA from the hub's cache, downloaded on first use. Raises as `downloaded` does."""
+    return read(downloaded(file, field, most_bytes, tell).read_bytes(), scale, field)
+
+
+def downloaded(file: LoraFile, field: str, most_bytes: int | None, tell: Tell) -> Path:
+    """A file's place in the hub's cache.
 
     most_bytes: the limit for a caller's choice, which is also fetched without the owner's token; None trusts it.
-    Raises FetchFailed, InputTooLarge or InvalidInput.
+    Raises FetchFailed, InputTooLarge, InvalidInput, and what `tell` raises.
     """
-    return read(_hub_path(file, field, most_bytes).read_bytes(), scale, field)
-
-
-def _hub_path(file: LoraFile, field: str, most_bytes: int | None) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HfHubHTTPError,
@@ -113,7 +115,7 @@ def _hub_path(file: LoraFile, field: str, most_bytes: int | None) -> Path:
             size = get_hf_file_metadata(hf_hub_url(file.repo, file.file, revision=file.revision), token=token).size
             if size is None or size > most_bytes:
                 raise InputTooLarge(f"{field} is larger than the limit of {most_bytes / 2**20:.0f} MiB", field=field)
-        return Path(hf_hub_download(file.repo, file.file, revision=file.revision, token=token))
+        return download(file.repo, file.file, file.revision, token, tell)
     except LocalEntryNotFoundError as error:  # the hub's word for: no network and no copy here
         raise FetchFailed(f"{field}: the hub cannot be reached", field=field) from error
     except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError) as error:

@@ -57,6 +57,10 @@ class Stored:
     record: dict[str, Any]
 
 
+def _unheard(_progress: Progress) -> None:
+    """For a job whose progress nobody follows."""
+
+
 def _nothing_stored(name: str) -> bytes:
     raise KeyError(name)
 
@@ -65,7 +69,8 @@ def _nothing_stored(name: str) -> bytes:
 class Desk:
     """One job's working place; nothing on it outlives the job but the shelf.
 
-    files: bytes of every fetched source, by field name. prepared: what the recipe's `prepare` made of them.
+    files: bytes of every fetched source, by field name. prepared: what the recipe's `prepare` made of them; it says
+    its own progress by `tell`, which raises Cancelled once the job is.
     clock: spans end up in the reply's timings.
     preload: roles that the worker loads at start. cold: set where the job pays for loading a model.
     warnings: sentences that the reply repeats; every fallback and every ignored wish belongs here.
@@ -84,6 +89,7 @@ class Desk:
     cold: bool = False
     preload: Sequence[str] = ()
     prepared: Any = None
+    tell: Callable[[Progress], None] = _unheard
     clips: Mapping[str, Path] = field(default_factory=dict)
     folder: Path = Path()
     earlier: Sequence[Stored] = ()

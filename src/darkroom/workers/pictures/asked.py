@@ -11,12 +11,14 @@ from torch import Tensor
 from darkroom.errors import BadJob, InputTooLarge
 from darkroom.jobs import PictureJob
 from darkroom.models import lora
+from darkroom.models.cache import MIB
 from darkroom.models.checkpoint import weights_of
 from darkroom.models.editor import Editor
+from darkroom.models.hub import Tell
 from darkroom.models.presets import LoraFile, Preset
 from darkroom.models.sight import PromptTooLong
 from darkroom.workers.pictures.wording import warn_of_unread
-from darkroom.workers.recipe import Desk
+from darkroom.workers.recipe import Desk, Progress
 
 Embed = Callable[[str], Tensor]
 """A prompt -> its embeddings [L, D]. Raises PromptTooLong."""
@@ -58,12 +60,27 @@ def gather_loras(job: PictureJob, preset: Preset, desk: Desk, role: str = "edit"
             continue
         own = lora.from_folder(desk.lora_dir, wanted.path, wanted.scale, field)
         most = desk.limits.max_lora_bytes
-        loras.append(own or lora.from_hub(lora.hub_file(wanted.path, field), wanted.scale, field, most))
+        if own is None:
+            file = lora.hub_file(wanted.path, field)
+            own = lora.from_hub(file, wanted.scale, field, most, downloading(file, desk))
+        loras.append(own)
     return loras
+
+
+def downloading(file: LoraFile, desk: Desk) -> Tell:
+    """Says in the job's progress how far a download is, in MiB, and hears there that the job was cancelled."""
+
+    def tell(done: int, total: int | None) -> None:
+        more = {"file": f"{file.repo}/{file.file}", "unit": "MiB"}
+        desk.tell(Progress("download", done // MIB, -(-(total or 0) // MIB), more))
+
+    return tell
 
 
 def preset_lora(file: LoraFile, desk: Desk, role: str) -> lora.Lora:
     """A preset's LoRA. Warns where it says what it was made for and the role has another transformer."""
+    if not Path(file.repo).is_absolute():
+        lora.downloaded(file, "preset", None, downloading(file, desk))
     worn = lora.of_preset(file)
     base = lora.made_for(Path(file.repo)) if Path(file.repo).is_absolute() else None
     if base is not None and weights_of(desk.shelf.spec(role), "transformer") not in (None, base):
