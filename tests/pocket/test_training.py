@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from diffusers import QwenImageEditPlusPipeline
 from typer.testing import CliRunner
 
 from darkroom.cli_pocket import pocket
+from darkroom.pocket import training
 from darkroom.pocket.bar import stage_bar
 from darkroom.pocket.begun import BEGUN, OtherRecipe, keep_to, settings_of
 from darkroom.pocket.evaluate import PORTRAIT
@@ -26,7 +28,8 @@ from darkroom.pocket.shipped import EDIT, WEIGHTS, install
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.course import Course, OutOfTime
 from darkroom.pocket.stages.drawing import SETS, TEACHES, draw_set
-from darkroom.pocket.stages.flow_stage import FlowRecipe, Namer, Pointer, naming_loss, noise_levels, train_flow
+from darkroom.pocket.stages.flow_loss import noise_levels
+from darkroom.pocket.stages.flow_stage import FlowRecipe, Namer, Pointer, naming_loss, train_flow
 from darkroom.pocket.stages.free_cores import FreeCores
 from darkroom.pocket.stages.muon import orthogonal
 from darkroom.pocket.stages.pairs import (
@@ -479,6 +482,23 @@ def test_the_whole_training_stopped_again_and_again_makes_every_shipped_file(tmp
             for weights in (WEIGHTS, tmp_path / "weights")
         )
         assert shipped <= made, part
+
+
+def test_what_does_not_fit_a_family_put_in_place_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "weights"
+    for part in ("edit", "lightning", "qwen3vl", "bridge"):
+        shutil.copytree(WEIGHTS / part, weights / part)
+    monkeypatch.setattr(training, "WEIGHTS", weights)
+    lines: list[str] = []
+    training.place({"identity": WEIGHTS / "identity"}, lines.append, put_in_place=True)
+    assert lines == [f"identity: {weights / 'identity'}"]
+    training.place({"edit": build(tmp_path / "new", seed=5)}, lines.append, put_in_place=True)
+    commands = [line.partition(": darkroom ")[2] for line in lines[2:]]
+    assert commands == [
+        "pocket train --part lightning --install",
+        "pocket train --part bridge --install",
+        "bench injection --only defaults --install defaults",
+    ]
 
 
 @pytest.mark.parametrize(
