@@ -19,6 +19,7 @@ from darkroom.models.packing import loading
 from darkroom.models.shelf import Shelf
 from darkroom.models.specs import ModelSpec
 from darkroom.service import Service
+from tests.service.clips import edge_list, video_job
 from tests.service.conftest import MakeService, edit_job
 
 OPEN_SECONDS = 60.0
@@ -102,6 +103,18 @@ async def test_a_job_encodes_before_the_transformer_is_read_and_its_picture_is_t
     assert service.shelf.report()["models"]["edit"]["state"] == "warm"
     whole = await make_service().handle(edit_job("whole"))
     assert reply["images"][0]["sha256"] == whole["images"][0]["sha256"]
+
+
+async def test_a_clips_first_frame_is_encoded_before_the_transformer_is_read_and_the_clip_is_the_same(
+    make_service: MakeService, make_packed: Callable[..., Service], artifact: Path, gate: Gate
+) -> None:
+    fields = {"edges": edge_list(2), "ttlg": {"edge_scale": 1.0, "gram_scale": 0.0, "temporal_scale": 0.0}}
+    task = await loading_heard(make_packed(video_model=str(artifact)), video_job("late", **fields))
+    assert gate.events == ["encode begun"]
+    gate.open()
+    late, whole = await task, await make_service().handle(video_job("whole", **fields))
+    assert [frame["sha256"] for frame in late["frames"]] == [frame["sha256"] for frame in whole["frames"]]
+    assert late["timings"]["cold"] is True
 
 
 async def test_a_cancel_is_heard_while_the_transformer_loads_and_the_next_job_goes_on_with_it(

@@ -230,11 +230,14 @@ class Editor:
         A level is one number, which arithmetic takes from there to any device without waiting for it.
         The modulation of all of them is computed together, when the first is asked for.
         """
-        schedule = self.schedule if shift is None else self.schedule.fixed(shift)
-        tokens = (height // TOKEN_PIXELS) * (width // TOKEN_PIXELS)
-        sigmas = schedule.sigmas(steps, tokens)
+        sigmas = self.levels(steps, width, height, shift)
         self.forward.announce(self._timestep(sigmas[:-1]).tolist())
         return sigmas
+
+    def levels(self, steps: int, width: int, height: int, shift: float | None = None) -> Tensor:
+        """`sigmas` to look at, without asking for the transformer."""
+        schedule = self.schedule if shift is None else self.schedule.fixed(shift)
+        return schedule.sigmas(steps, (height // TOKEN_PIXELS) * (width // TOKEN_PIXELS))
 
     def denoiser(self, conditioning: Conditioning, width: int, height: int, true_cfg_scale: float = 1.0) -> Denoise:
         """(x [B, N, 64], sigma) -> velocity, for a batch with one prompt per image.

@@ -154,7 +154,6 @@ def run(job: VideoEdit, desk: Desk) -> Work:
     editor = desk.editor("video", whole=False)
     with desk.clock.span("load"):
         rulers = Rulers(desk.shelf.perceptual(), desk.shelf.optical_flow(), editor.device)
-    yield from desk.finished(editor)
     warn_of_unread(editor, desk, [job.prompt], job.negative_prompt)
     warn_of_windows(editor, job, clip.plan, desk)
     if not clip.done:
@@ -182,7 +181,7 @@ def warn_of_windows(editor: Editor, job: VideoEdit, plan: Plan, desk: Desk) -> N
     """Say which losses guide no step."""
     if job.ttlg is None:
         return
-    for name in idle_losses(job.ttlg, editor.sigmas(plan.steps, plan.width, plan.height)):
+    for name in idle_losses(job.ttlg, editor.levels(plan.steps, plan.width, plan.height)):
         desk.warn(
             f"ttlg.{name}_scale has no effect: of {plan.steps} steps none is in the window, or only the last one, "
             "which is never guided"
@@ -213,6 +212,9 @@ def one_frame(
     began, plan, guided_steps = time.perf_counter(), clip.plan, list[GuidedStep]()
     with desk.clock.span("encode"):
         conditioning = condition(take, previous, job, clip, editor)
+    encoded = time.perf_counter()
+    yield from desk.finished(editor)
+    began += time.perf_counter() - encoded  # the wait is the first frame's bad luck, not its making
     sigmas = editor.sigmas(plan.steps, plan.width, plan.height)
     seed = frame_seed(plan.seed, take.frame)
     plain_denoise = editor.denoiser(conditioning, plan.width, plan.height, plan.true_cfg_scale)
