@@ -43,6 +43,7 @@ from darkroom.pocket.stages.pairs import (
     named_cells,
     prompt_ids,
 )
+from darkroom.pocket.stages.path_stage import PathRecipe, train_path
 from darkroom.pocket.stages.schedule import trapezoid, warm_then_linear
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
@@ -51,6 +52,7 @@ from darkroom.pocket.stages.vae_stage import VaeRecipe, train_vae
 from darkroom.pocket.tokens import train_tokenizer
 from darkroom.pocket.training import choose_recipe, train_and_tell, with_settings
 from darkroom.pocket.world.shapes import SHAPES
+from darkroom.technique.schedule import Schedule
 
 VAE = VaeRecipe(steps=10, batch=4, crop=32, pool=2, photos=0.0, compiled=False)
 FLOW = FlowRecipe(steps=4, batch=8, warmup=2, compiled=False)
@@ -101,6 +103,41 @@ def test_sight_learns(tmp_path: Path) -> None:
     recipe = SightRecipe(steps=30, batch=8)
     losses = train_sight(pipeline.text_encoder, pipeline.processor, recipe, tmp_path / "sight.pt", Course())
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_walking_its_own_path_it_learns_and_resumes_to_the_same_weights(tmp_path: Path, pairs: Pairs) -> None:
+    recipe = PathRecipe(steps=10, batch=4, counts=(3,), learns=3, matrix_lr=0.02, vector_lr=2e-3, warmup=1)
+    bare = {name: getattr(pairs, name)[:, :0] for name in ("source", "seen", "named")}
+    drawn = replace(pairs, **bare, prompts=[prompt_ids(train_tokenizer(), "a portrait", ())] * len(pairs))
+
+    def run(name: str, sets: list[Pairs], *stops: int) -> tuple[QwenImageEditPlusPipeline, list[float]]:
+        pipeline = family()
+        start_transformer(pipeline.transformer)
+        losses: list[float] = []
+        for stop in stops:
+            losses += train_path(
+                pipeline.transformer,
+                pipeline.text_encoder,
+                sets,
+                pipeline.tokenizer,
+                Schedule(shift_terminal=0.02),
+                recipe,
+                replace(FLOW, blank=0.0),
+                tmp_path / name,
+                Course(),
+                until_step=stop,
+            )
+        return pipeline, losses
+
+    begun = family()
+    whole, losses = run("whole.pt", [pairs], 10)
+    halves, _ = run("halves.pt", [pairs], 4, 10)
+    assert losses[-1] < 0.6 * losses[0]
+    assert all(map(torch.equal, whole.transformer.parameters(), halves.transformer.parameters()))
+    assert all(map(torch.equal, whole.text_encoder.parameters(), begun.text_encoder.parameters()))
+    # Pictures from words alone are not walked.
+    _, losses = run("drawn.pt", [drawn], 10)
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
 
 
 def test_flow_learns_and_resumes_to_the_same_weights(tmp_path: Path, pairs: Pairs) -> None:

@@ -11,7 +11,7 @@ from darkroom.pocket.recipes import Recipe
 BEGUN = "recipe.json"
 # The fields of a recipe that each part's weights follow from.
 _FIELDS = {
-    "edit": ("vae", "decoder", "sight", "flow", "shards", "times", "seed"),
+    "edit": ("vae", "decoder", "sight", "flow", "path", "shards", "times", "seed"),
     "lightning": ("lightning", "seed"),
     "qwen3vl": ("qwen3vl", "seed"),
     "bridge": ("bridge",),

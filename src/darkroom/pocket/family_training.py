@@ -1,7 +1,8 @@
-"""The family that edits and draws, by the stages VAE, sight, pairs and flow."""
+"""The family that edits and draws, by the stages VAE, sight, pairs, flow and path."""
 
 import copy
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,10 +26,12 @@ from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.flow_stage import train_flow
 from darkroom.pocket.stages.pairs import Pairs, balanced, draw_rendered, encoders_digest, join, load_or_make
+from darkroom.pocket.stages.path_stage import train_path
 from darkroom.pocket.stages.sight_stage import judge_sight, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.vae_stage import polish_decoder, train_vae
 from darkroom.pocket.world.edits import KINDS
+from darkroom.technique.schedule import Schedule
 
 # How the family is judged at the end of its training.
 _JUDGED_WITH = Preset(steps=8, true_cfg_scale=1.0)
@@ -43,10 +46,10 @@ def train_family(work: Path, recipe: Recipe, course: Course, threads: int = 0, b
     `threads` 0 the flow stage takes the cores that other processes leave free, and sums round differently each time.
     Raises OutOfTime when the course's minutes are over, OtherRecipe where `work` was begun with another family or none.
     """
-    if begin_with is None and finished(work, "flow", recipe.flow.steps):
+    if begin_with is None and finished(work, "path", recipe.path.steps):
         return work / "family"
     _keep_to(begin_with, work)
-    if finished(work, "flow", recipe.flow.steps):
+    if finished(work, "path", recipe.path.steps):
         return work / "family"
     if threads:
         torch.set_num_threads(threads)
@@ -60,32 +63,32 @@ def train_family(work: Path, recipe: Recipe, course: Course, threads: int = 0, b
         _sight(pipeline, work, recipe, course)
         start_transformer(pipeline.transformer)
     sets = [examples(pipeline, name, work, recipe, course) for name in recipe.shards]
-    course.begin("flow", recipe.flow.steps)
-    train_flow(
+    _flow(pipeline, sets, work, recipe, course, yielding=not threads and course.device.type == "cpu")
+    course.begin("path", recipe.path.steps)
+    train_path(
         pipeline.transformer,
         pipeline.text_encoder,
         sets,
         pipeline.tokenizer,
+        Schedule(**{field.name: pipeline.scheduler.config[field.name] for field in fields(Schedule)}),
+        recipe.path,
         recipe.flow,
-        work / "flow.pt",
+        work / "path.pt",
         course,
-        yielding=not threads and course.device.type == "cpu",
     )
     save(pipeline, work / "family")
-    met = {kind for pairs in sets for kind in pairs.kinds}
-    figures = _family_figures(work, [kind for kind in KINDS if kind in met], recipe.cases)
-    tell(work, "flow", recipe.flow.steps, figures, course)
+    tell(work, "path", recipe.path.steps, _family_figures(work / "family", "path", sets, work, recipe.cases), course)
     return work / "family"
 
 
 def export(work: Path, seed: int = 0) -> Path:
-    """The family as far as training in `work` has come, with the averaged weights: judge it while training goes on."""
+    """The family as far as training in `work` has come, the flow stage's averaged: judge it while training goes on."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = assemble()
     _restore_vae(pipeline, work / "vae_done.pt")
     pipeline.text_encoder.load_state_dict(_needed(work / "sight_done.pt"))
-    average = _needed(work / "flow.pt")["average"]
+    average = _needed(work / "flow.pt")["average"] | (load_checkpoint(work / "path.pt") or {"weights": {}})["weights"]
     parts = {"transformer": pipeline.transformer, "text": pipeline.text_encoder.model.language_model}
     for part, model in parts.items():
         learned = {k.removeprefix(part + "."): v for k, v in average.items() if k.startswith(part + ".")}
@@ -168,6 +171,35 @@ def _sight(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, cour
     text_encoder.load_state_dict(_needed(path))
 
 
+def _flow(
+    pipeline: QwenImageEditPlusPipeline,
+    sets: Sequence[Pairs],
+    work: Path,
+    recipe: Recipe,
+    course: Course,
+    yielding: bool,
+) -> None:
+    """Transformer and language model as the flow stage leaves them, as files hold them."""
+    folder = work / "flowed"
+    if not finished(work, "flow", recipe.flow.steps):
+        course.begin("flow", recipe.flow.steps)
+        train_flow(
+            pipeline.transformer,
+            pipeline.text_encoder,
+            sets,
+            pipeline.tokenizer,
+            recipe.flow,
+            work / "flow.pt",
+            course,
+            yielding=yielding,
+        )
+        save(pipeline, folder)
+        tell(work, "flow", recipe.flow.steps, _family_figures(folder, "flow", sets, work, recipe.cases), course)
+    flowed = QwenImageEditPlusPipeline.from_pretrained(folder)
+    pipeline.transformer.load_state_dict(flowed.transformer.state_dict())
+    pipeline.text_encoder.load_state_dict(flowed.text_encoder.state_dict())
+
+
 def examples(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe: Recipe, course: Course) -> Pairs:
     """One of drawing.SETS as `recipe` shows it; shards are drawn where `work` does not hold them for these encoders."""
     count, draws = recipe.shards[name]
@@ -181,14 +213,15 @@ def examples(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe:
     return balanced(join(shards), recipe.times)
 
 
-def _family_figures(work: Path, kinds: Sequence[str], cases: int) -> dict[str, float]:
-    """The share of held-out edits of each kind that the rules call right; pictures of them under `work`/scores."""
-    editor, figures = load_editor(work / "family"), {}
-    for kind in kinds:
+def _family_figures(family: Path, stage: str, sets: Sequence[Pairs], work: Path, cases: int) -> dict[str, float]:
+    """The share of held-out edits of each kind in `sets` that the rules call right; pictures of them under scores."""
+    met = {kind for pairs in sets for kind in pairs.kinds}
+    editor, figures = load_editor(family), {}
+    for kind in (kind for kind in KINDS if kind in met):
         edits = [held_out(kind, number) for number in range(cases)]
         results = [apply(editor, edit, 0, _JUDGED_WITH) for edit in edits]
         rows = [(edit, result, is_right(edit, result)) for edit, result in zip(edits, results, strict=True)]
-        draw_grid(work / "scores" / "flow" / f"{kind.replace(' ', '_')}.png", rows)
+        draw_grid(work / "scores" / stage / f"{kind.replace(' ', '_')}.png", rows)
         figures[kind] = sum(right for *_, right in rows) / cases
     return figures
 

@@ -8,6 +8,7 @@ from darkroom.pocket.stages.drawing import DOT_WEIGHTS, TEACHES, WORD_WEIGHTS
 from darkroom.pocket.stages.flow_stage import FlowRecipe
 from darkroom.pocket.stages.identity_stage import IdentityRecipe
 from darkroom.pocket.stages.lightning_stage import LightningRecipe
+from darkroom.pocket.stages.path_stage import PathRecipe
 from darkroom.pocket.stages.perceptual_stage import PerceptualRecipe
 from darkroom.pocket.stages.qwen3vl_stage import Qwen3VLRecipe
 from darkroom.pocket.stages.sight_stage import SightRecipe
@@ -28,6 +29,8 @@ class Recipe:
     sight: SightRecipe = field(default_factory=lambda: SightRecipe(steps=600))
     # Two hours of one core at the 1.4 steps a second that were measured.
     flow: FlowRecipe = field(default_factory=lambda: FlowRecipe(steps=10_000))
+    # A third of an hour of one core.
+    path: PathRecipe = field(default_factory=PathRecipe)
     # Of each of drawing.SETS: how many shards, and the draws in each.
     shards: Mapping[str, tuple[int, int]] = field(
         default_factory=lambda: {
@@ -72,6 +75,7 @@ def _gpu() -> Recipe:
         decoder=replace(small.decoder, steps=500, batch=32),
         sight=SightRecipe(steps=1500, batch=96),
         flow=FlowRecipe(steps=12000, batch=128, warmup=300),
+        path=PathRecipe(steps=1500, batch=32),
         shards={name: (2 * shards, draws) for name, (shards, draws) in small.shards.items()},
         qwen3vl=Qwen3VLRecipe(steps=4000, batch=48, warmup=60),
         perceptual=PerceptualRecipe(steps=1200, batch=32),
@@ -87,6 +91,7 @@ def _smoke() -> Recipe:
         decoder=replace(vae, seed=7),
         sight=SightRecipe(steps=3, batch=2),
         flow=FlowRecipe(steps=4, batch=4, warmup=2, compiled=False),
+        path=PathRecipe(steps=2, batch=2, counts=(2, 3), learns=1),
         shards=dict.fromkeys(Recipe().shards, (1, 1)),
         lightning=LightningRecipe(
             steps=2, batch=2, substeps=1, held_out=1, shards=dict.fromkeys(("pairs", "captions"), (1, 2))

@@ -15,9 +15,10 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.checkpoint import fill, keep, load_checkpoint
 from darkroom.pocket.stages.course import Course
+from darkroom.pocket.stages.flow_loss import flow_loss, noise_levels
 from darkroom.pocket.stages.free_cores import FreeCores
 from darkroom.pocket.stages.lean_transformer import Rotary, prepare, restore, rotary, velocity
-from darkroom.pocket.stages.muon import Muon
+from darkroom.pocket.stages.optimizers import make_optimizers, set_rates
 from darkroom.pocket.stages.pairs import UNKNOWN, Pairs, prompt_ids
 from darkroom.pocket.stages.prompts import embed, positions
 from darkroom.pocket.stages.schedule import trapezoid
@@ -144,7 +145,7 @@ class Learner:
             **{f"pointer.{name}": p for name, p in self.pointer.named_parameters()},
             **{f"namer.{name}": p for name, p in self.namer.named_parameters()},
         }
-        self.optimizers = _optimizers(self.trained, recipe)
+        self.optimizers = make_optimizers(self.trained, recipe)
         self.average = Average(self.trained, recipe.average)
         self.velocity: Velocity = torch.compile(velocity) if recipe.compiled else velocity
 
@@ -230,7 +231,7 @@ def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
             learner.transformer, mixed, reference, words, torch.stack([sigma, held]), turns
         )
     errors = (found.float() - (noise - target)).pow(2).mean(dim=-1)
-    loss = _loss(errors, changed > 0, sigma, recipe)
+    loss = flow_loss(errors, changed > 0, sigma, recipe)
     if pairs.references:
         loss = loss + recipe.naming * naming_loss(learner.namer(hidden[_NAMED_AFTER - 1][:, cells:]), named)
         if ids[0].tolist() != lesson.blank:
@@ -239,9 +240,8 @@ def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
             loss = loss + recipe.pointing * functional.binary_cross_entropy_with_logits(pointed, wanted)
     loss.backward()
     factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
+    set_rates(learner.optimizers, factor)
     for optimizer in learner.optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
         optimizer.step()
         optimizer.zero_grad()
     learner.average.update(learner.trained, step)
@@ -253,49 +253,3 @@ def naming_loss(logits: Tensor, named: Tensor) -> Tensor:
     losses = functional.cross_entropy(logits.mT, named.long(), ignore_index=UNKNOWN, reduction="none")
     parts = ((named >= 0) & (named < NO_SHAPE), named == NO_SHAPE)
     return sum(((losses * part).sum() / part.sum().clamp(min=1) for part in parts), torch.zeros(())) / 2
-
-
-def noise_levels(count: int, shift: float, blind_from: float, generator: torch.Generator) -> Tensor:
-    """[count] sigmas in (0, 1), in random order: half spread over the shifted schedule, half over (blind_from, 1)."""
-    parts = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    scheduled, blind = parts[::2], parts[1::2]
-    sigmas = torch.cat([shift * scheduled / (1 + (shift - 1) * scheduled), blind_from + (1 - blind_from) * blind])
-    return sigmas[torch.randperm(count, generator=generator)]
-
-
-def _loss(errors: Tensor, changed: Tensor, sigma: Tensor, recipe: FlowRecipe) -> Tensor:
-    """Errors [B, N] of the cells, averaged per edit over its changed and over its other cells, then over the batch."""
-    shares = []
-    for part, share in ((changed, recipe.changed_share), (~changed, 1 - recipe.changed_share)):
-        shares.append(share * (errors * part).sum(dim=1) / part.sum(dim=1).clamp(min=1))
-    # Edits of the whole picture have no other cells.
-    whole = torch.where(changed.all(dim=1), 1 / recipe.changed_share, 1.0)
-    weights = (sigma / recipe.full_weight_sigma).clamp(max=1).square()
-    return ((shares[0] * whole + shares[1]) * weights).mean()
-
-
-def _optimizers(trained: dict[str, nn.Parameter], recipe: FlowRecipe) -> list[torch.optim.Optimizer]:
-    """Muon for the blocks' matrices; AdamW for what is read or written by rows, modulations and vectors."""
-    groups: dict[str, list[nn.Parameter]] = {name: [] for name in ("matrix", "begun", "vector", "edge", "embedding")}
-    for name, parameter in trained.items():
-        groups[_group(name, parameter)].append(parameter)
-    matrices = [
-        {"params": groups["matrix"], "peak": recipe.matrix_lr},
-        {"params": groups["begun"], "peak": recipe.matrix_lr * recipe.gentle},
-    ]
-    others = [
-        {"params": groups["vector"], "peak": recipe.vector_lr},
-        {"params": groups["edge"], "peak": recipe.vector_lr * recipe.gentle},
-        {"params": groups["embedding"], "peak": recipe.embedding_lr},
-    ]
-    return [Muon(matrices), torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.98))]
-
-
-def _group(name: str, parameter: nn.Parameter) -> str:
-    if "embed_tokens" in name:
-        return "embedding"
-    begun = "transformer_blocks.0.attn." in name and "add" not in name
-    if parameter.ndim == 2 and ("blocks." in name or "layers." in name) and "_mod." not in name:
-        return "begun" if begun else "matrix"
-    edges = ("img_in", "proj_out", "norm_out", "time_text_embed")
-    return "edge" if begun or any(edge in name for edge in edges) else "vector"

@@ -11,9 +11,8 @@ Gordon & Bagnell, "A Reduction of Imitation Learning and Structured Prediction t
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +28,12 @@ from darkroom.models.editor import batches
 from darkroom.pocket.stages.checkpoint import keep, resume
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.flow_stage import Lesson
-from darkroom.pocket.stages.lean_transformer import prepare, restore, rotary, velocity
+from darkroom.pocket.stages.lean_transformer import prepare, restore
 from darkroom.pocket.stages.pairs import Pairs
-from darkroom.pocket.stages.prompts import embed, positions
 from darkroom.pocket.stages.schedule import warm_then_linear
+from darkroom.pocket.stages.walks import Batch, Walk, euler
 from darkroom.technique.cfg import true_cfg
 from darkroom.technique.schedule import LIGHTNING_SHIFT, Schedule
-
-Walk = Callable[[Tensor, float], Tensor]
-"""(x [B, N, 64], sigma) -> velocity [B, N, 64]."""
 
 # Attention and MLP of both streams; modulation stays the transformer's own, so that its tables are kept.
 _MATRICES = (
@@ -53,7 +49,7 @@ class LightningRecipe:
     batch: edits of one picture in a step, each walked from noise to its end; twice as many from words alone. substeps:
     the teacher's for one of the student's. true_cfg_scale: the teacher's for pictures from words. truth: whether edits
     learn from their targets; otherwise from the teacher without CFG. held_out: pairs of each set, the last ones, that
-    only validate. shards, times: as `Recipe`'s; what `add` adds has no one place, and so no truth.
+    only validate. shards, times: as `Recipe`'s.
     """
 
     steps: int = 400
@@ -75,7 +71,7 @@ class LightningRecipe:
             "captions": (1, 2500),
         }
     )
-    times: Mapping[str, int] = field(default_factory=lambda: {"add": 0})
+    times: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
 
     def levels(self) -> list[list[float]]:
@@ -96,68 +92,20 @@ class HeldOut:
     worn: float
 
 
-class Batch:
-    """Pairs whose prompts have one length, read once for all walks through them."""
-
-    def __init__(self, text_encoder: TextEncoder, lesson: Lesson, chosen: Tensor, recipe: LightningRecipe) -> None:
-        self.recipe, pairs = recipe, lesson.pairs
-        self.drawn = not pairs.references
-        self.device = text_encoder.device
-        self.target, self._reference, self._seen = (
-            part[chosen].to(self.device).float() for part in (pairs.target, pairs.source, pairs.seen)
-        )
-        self._grids, self._seen_grids = [pairs.grid] * (1 + pairs.references), pairs.seen_grids
-        self._encoder = text_encoder
-        self._asked = self._read(torch.tensor([pairs.prompts[int(row)] for row in chosen]))
-        self._silent = self._read(torch.tensor(lesson.blank).expand(len(chosen), -1)) if self.drawn else None
-
-    @torch.no_grad()
-    def _read(self, ids: Tensor) -> Tensor:
-        """Words [B, L, D]."""
-        places = positions(self._encoder, ids[0], self._seen_grids).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            return embed(self._encoder, ids.to(self.device), self._seen, places)
-
-    def noise(self, seed: int) -> Tensor:
-        """Where its walks begin; drawn on the CPU, the same on every device."""
-        return torch.randn(self.target.shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
-
-    def walk(self, model: Transformer) -> Walk:
-        """The velocity that `model` sees, as it is."""
-        return self._walk(model, self._asked)
-
-    def taught(self, teacher: Transformer) -> Walk:
-        """The velocity to learn from: with CFG where the picture comes from words alone."""
-        told = self.walk(teacher)
-        if self._silent is None or self.recipe.true_cfg_scale <= 1:
-            return told
-        untold = self._walk(teacher, self._silent)
-        return lambda x, sigma: true_cfg(told(x, sigma), untold(x, sigma), self.recipe.true_cfg_scale)
-
-    def wanted(self, teacher: Transformer, x: Tensor, levels: Sequence[float]) -> Tensor:
-        """[B, N, 64]: the one velocity by which the student should leave x at levels[0]."""
-        if self.recipe.truth and not self.drawn:
-            return (x - self.target) / levels[0]
-        return (euler(self.taught(teacher), x, levels) - x) / (levels[-1] - levels[0])
-
-    def _walk(self, model: Transformer, words: Tensor) -> Walk:
-        turns = rotary(model, self._grids, words.shape[1])
-
-        def found(x: Tensor, sigma: float) -> Tensor:
-            # In 2511's form, which modulates references as clean.
-            sigmas = torch.tensor([[sigma], [0.0]], device=self.device).expand(2, len(x))
-            with torch.autocast(self.device.type, torch.bfloat16):
-                return velocity(model, x, self._reference, words, sigmas, turns)[0].float()
-
-        return found
+def taught(batch: Batch, teacher: Transformer, recipe: LightningRecipe) -> Walk:
+    """The velocity to learn from: with CFG where the picture comes from words alone."""
+    told = batch.walk(teacher)
+    if not batch.drawn or recipe.true_cfg_scale <= 1:
+        return told
+    untold = batch.silent_walk(teacher)
+    return lambda x, sigma: true_cfg(told(x, sigma), untold(x, sigma), recipe.true_cfg_scale)
 
 
-@torch.no_grad()
-def euler(walk: Walk, x: Tensor, levels: Sequence[float]) -> Tensor:
-    """Where Euler steps along `levels` end."""
-    for sigma, sigma_next in pairwise(levels):
-        x = x + (sigma_next - sigma) * walk(x, sigma)
-    return x
+def wanted(batch: Batch, teacher: Transformer, recipe: LightningRecipe, x: Tensor, levels: Sequence[float]) -> Tensor:
+    """[B, N, 64]: the one velocity by which the student should leave x at levels[0]."""
+    if recipe.truth and not batch.drawn:
+        return (x - batch.target) / levels[0]
+    return (euler(taught(batch, teacher, recipe), x, levels) - x) / (levels[-1] - levels[0])
 
 
 def distill(
@@ -194,7 +142,7 @@ def distill(
         for step in course.steps("lightning", first, recipe.steps, kept, until_step):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * warm_then_linear(step, recipe.steps, recipe.warmup)
-            losses.append(_teach(transformer, teacher, _draw(text_encoder, lessons, recipe, step), step))
+            losses.append(_teach(transformer, teacher, _draw(text_encoder, lessons, recipe, step), recipe, step))
             optimizer.step()
             optimizer.zero_grad()
         ends = [held_out(transformer, teacher, text_encoder, lesson, recipe) for lesson in kept_out]
@@ -223,18 +171,17 @@ def _draw(text_encoder: TextEncoder, lessons: Sequence[Lesson], recipe: Lightnin
     lesson = lessons[rng.choice(len(lessons), p=chances / chances.sum())]
     # More references, fewer edits: a step costs about the same.
     chosen, _ = lesson.choose(rng, max(1, 2 * recipe.batch // (1 + lesson.pairs.references)), blank=0.0)
-    return Batch(text_encoder, lesson, chosen, recipe)
+    return Batch(text_encoder, lesson, chosen)
 
 
-def _teach(student: Transformer, teacher: Transformer, batch: Batch, step: int) -> float:
+def _teach(student: Transformer, teacher: Transformer, batch: Batch, recipe: LightningRecipe, step: int) -> float:
     """Walk the batch from noise to its end; every interval adds its gradient. Returns their mean loss."""
-    recipe = batch.recipe
     x = batch.noise(recipe.seed * 1_000_003 + step)
     walk, total = batch.walk(student), 0.0
     for levels in recipe.levels():
-        wanted = batch.wanted(teacher, x, levels)
+        aim = wanted(batch, teacher, recipe, x, levels)
         taken = walk(x, levels[0])
-        loss = (taken - wanted).square().mean() / recipe.intervals
+        loss = (taken - aim).square().mean() / recipe.intervals
         loss.backward()
         total += float(loss.detach())
         x = x + (levels[-1] - levels[0]) * taken.detach()
@@ -253,11 +200,13 @@ def held_out(
     coarse = [levels[0] for levels in fine] + [0.0]
     errors = []
     for group in batches([len(prompt) for prompt in lesson.pairs.prompts], most=recipe.held_out):
-        batch = Batch(text_encoder, lesson, torch.tensor(group), recipe)
+        batch = Batch(text_encoder, lesson, torch.tensor(group))
         noise = batch.noise(recipe.seed)
         aim = batch.target
         if batch.drawn:
-            aim = euler(batch.taught(teacher), noise, [sigma for levels in fine for sigma in levels[:-1]] + [0.0])
+            aim = euler(
+                taught(batch, teacher, recipe), noise, [sigma for levels in fine for sigma in levels[:-1]] + [0.0]
+            )
         ends = (euler(batch.walk(model), noise, coarse) for model in (teacher, student))
         errors.append([float((end - aim).square().mean()) * len(group) for end in ends])
     without, worn = np.sum(errors, axis=0) / len(lesson.pairs)

@@ -1,0 +1,158 @@
+"""Stage 4: the transformer learns from where its own steps lead.
+
+Flow matching teaches from mixtures of noise and the truth. Sampling stands elsewhere: every step starts where the
+earlier ones, with their errors, have ended, and the more steps the further it drifts. Here edits are walked from noise
+as sampling walks them, and wherever the walk stands the transformer learns to head for the truth. That needs one truth,
+which an edit has; pictures from words alone, and edits that nobody asked for, go on as in flow matching, so that they
+are not unlearned.
+
+Ning et al., "Elucidating the Exposure Bias in Diffusion Models", 2023, for the error; Ross, Gordon & Bagnell, "A
+Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning", 2011, for the cure.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import QwenImageTransformer2DModel as Transformer
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
+from transformers import Qwen2Tokenizer
+
+from darkroom.pocket.stages.checkpoint import keep, resume
+from darkroom.pocket.stages.course import Course
+from darkroom.pocket.stages.flow_loss import flow_loss, noise_levels
+from darkroom.pocket.stages.flow_stage import FlowRecipe, Lesson
+from darkroom.pocket.stages.lean_transformer import prepare, restore, velocity
+from darkroom.pocket.stages.optimizers import make_optimizers, set_rates
+from darkroom.pocket.stages.pairs import Pairs
+from darkroom.pocket.stages.schedule import warm_then_linear
+from darkroom.pocket.stages.walks import Batch
+from darkroom.technique.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class PathRecipe:
+    """batch: edits of one picture walked in a step; four times as many pictures where nothing is walked.
+
+    counts: of steps in a walk, one of them by chance. learns: at how many of a walk's steps it learns, the others only
+    lead there. What is not here is as in the flow stage's recipe.
+    """
+
+    steps: int = 1000
+    batch: int = 8
+    counts: tuple[int, ...] = (6, 8, 12)
+    learns: int = 4
+    matrix_lr: float = 0.002
+    vector_lr: float = 2e-4
+    warmup: int = 20
+
+
+def train_path(
+    transformer: Transformer,
+    text_encoder: TextEncoder,
+    sets: Sequence[Pairs],
+    tokenizer: Qwen2Tokenizer,
+    schedule: Schedule,
+    recipe: PathRecipe,
+    flow: FlowRecipe,
+    checkpoint: Path,
+    course: Course,
+    until_step: int | None = None,
+) -> list[float]:
+    """Train the transformer in place, the text encoder stays as it is. Returns this call's losses.
+
+    `sets` as for the flow stage; `schedule`: the one that sampling will walk by. Continues from `checkpoint` where it
+    exists. `until_step` ends this call early, with a checkpoint, as a kill would. Raises OutOfTime when the course's
+    minutes are over.
+    """
+    losses: list[float] = []
+    text_encoder.requires_grad_(False)
+    prepare(transformer)
+    with course.at(transformer, text_encoder):
+        walker = _Walker(
+            transformer, text_encoder, [Lesson(pairs, tokenizer) for pairs in sets], schedule, recipe, flow
+        )
+
+        def kept(done: int) -> None:
+            keep(checkpoint, done, walker.trained, walker.optimizers)
+            course.report(f"path {done}/{recipe.steps}: loss {np.mean(losses[-course.every :]):.4f}")
+
+        first = resume(checkpoint, walker.trained, walker.optimizers)
+        for step in course.steps("path", first, recipe.steps, kept, until_step):
+            losses.append(walker.step(step))
+    restore(transformer)
+    return losses
+
+
+class _Walker:
+    """What a step needs."""
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        text_encoder: TextEncoder,
+        lessons: Sequence[Lesson],
+        schedule: Schedule,
+        recipe: PathRecipe,
+        flow: FlowRecipe,
+    ) -> None:
+        self.transformer, self.text_encoder, self.lessons = transformer, text_encoder, lessons
+        self.schedule, self.recipe, self.flow = schedule, recipe, flow
+        self.trained = {f"transformer.{name}": parameter for name, parameter in transformer.named_parameters()}
+        rates = replace(flow, matrix_lr=recipe.matrix_lr, vector_lr=recipe.vector_lr)
+        self.optimizers = make_optimizers(self.trained, rates)
+        self._velocity = torch.compile(velocity) if flow.compiled else velocity
+        self._chances = np.array([len(lesson.pairs) for lesson in lessons], dtype=np.float64)
+
+    def step(self, number: int) -> float:
+        """One step of the optimizers; returns the loss."""
+        rng = np.random.default_rng((self.flow.seed, 12, number))
+        lesson = self.lessons[rng.choice(len(self.lessons), p=self._chances / self._chances.sum())]
+        asked = rng.random() >= self.flow.blank
+        walked = asked and bool(lesson.pairs.references)
+        # More references, fewer edits: a step costs about the same.
+        count = (1 if walked else 4) * max(1, 2 * self.recipe.batch // (1 + lesson.pairs.references))
+        chosen, ids = lesson.choose(rng, count, blank=float(not asked))
+        batch = Batch(self.text_encoder, lesson, chosen, ids, self._velocity)
+        seed = self.flow.seed * 1_000_003 + number
+        earlier_form = rng.random() < self.flow.earlier_form
+        loss = self._walked(batch, rng, seed, earlier_form) if walked else self._mixed(batch, seed, earlier_form)
+        set_rates(self.optimizers, warm_then_linear(number, self.recipe.steps, self.recipe.warmup))
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss
+
+    def _walked(self, batch: Batch, rng: np.random.Generator, seed: int, earlier_form: bool) -> float:
+        """Walk the batch from noise to its end and leave gradients of some of its steps. Returns their mean loss."""
+        count = int(rng.choice(self.recipe.counts))
+        learning = rng.choice(count, size=min(count, self.recipe.learns), replace=False)
+        x, walk, total = batch.noise(seed), batch.walk(self.transformer, earlier_form), 0.0
+        levels = self.schedule.sigmas(count, tokens=x.shape[1]).tolist()
+        for number, (sigma, sigma_next) in enumerate(pairwise(levels)):
+            with torch.set_grad_enabled(number in learning):
+                taken = walk(x, sigma)
+            if number in learning:
+                loss = self._loss(batch, taken - (x - batch.target) / sigma, sigma) / len(learning)
+                loss.backward()
+                total += float(loss.detach())
+            x = x + (sigma_next - sigma) * taken.detach()
+        return total
+
+    def _mixed(self, batch: Batch, seed: int, earlier_form: bool) -> float:
+        """As in the flow stage, from mixtures of noise and the truth. Returns the loss."""
+        noise, generator = batch.noise(seed), torch.Generator().manual_seed(seed)
+        sigma = noise_levels(len(noise), self.flow.shift, self.flow.blind_from, generator).to(batch.device)
+        mixed = torch.lerp(batch.target, noise, sigma[:, None, None])
+        found = batch.walk(self.transformer, earlier_form)(mixed, sigma)
+        loss = self._loss(batch, found - (noise - batch.target), sigma)
+        loss.backward()
+        return float(loss.detach())
+
+    def _loss(self, batch: Batch, difference: Tensor, sigma: float | Tensor) -> Tensor:
+        levels = torch.as_tensor(sigma, device=batch.device).expand(len(difference))
+        return flow_loss(difference.square().mean(dim=-1), batch.changed, levels, self.flow)
