@@ -48,8 +48,8 @@ def pack(
     """Pack a checkpoint for a class of card; DARKROOM_EDIT_MODEL (or the role's) then names the folder.
 
     Weights are stored as the profile computes with them (l4: FP8 with a scale per row), and what a cold start does not
-    need lies apart. It is written beside OUT and renamed at the end: a pack that was interrupted is never loaded, and
-    the same command goes on with the files that it had finished. `darkroom pack --verify FOLDER` reads all of an
+    need lies apart. It is written beside OUT and renamed at the end: a pack that was interrupted, or whose disk filled
+    up, is never loaded, and the same command goes on with the files that it had finished. `darkroom pack --verify FOLDER` reads all of an
     artifact and names a damaged file.
     """
     if verify and out is not None:
