@@ -49,8 +49,8 @@ def pack(
 
     Weights are stored as the profile computes with them (l4: FP8 with a scale per row), and what a cold start does not
     need lies apart. It is written beside OUT and renamed at the end: a pack that was interrupted, or whose disk filled
-    up, is never loaded, and the same command goes on with the files that it had finished. `darkroom pack --verify FOLDER` reads all of an
-    artifact and names a damaged file.
+    up, is never loaded, and the same command goes on with the files that it had finished. `darkroom pack --verify
+    FOLDER` reads all of an artifact and names a damaged file.
     """
     if verify and out is not None:
         raise fail("--verify takes one folder, the artifact", USAGE)
