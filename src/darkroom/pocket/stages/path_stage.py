@@ -39,7 +39,8 @@ class PathRecipe:
     """batch: edits of one picture walked in a step; four times as many pictures where nothing is walked.
 
     counts: of steps in a walk, one of them by chance. learns: at how many of a walk's steps it learns, the others only
-    lead there. What is not here is as in the flow stage's recipe.
+    lead there. compiled: off, since compiling its many shapes takes longer than it saves on a CPU. What is not here is
+    as in the flow stage's recipe.
     """
 
     steps: int = 1000
@@ -49,6 +50,7 @@ class PathRecipe:
     matrix_lr: float = 0.002
     vector_lr: float = 2e-4
     warmup: int = 20
+    compiled: bool = False
 
 
 def train_path(
@@ -105,7 +107,7 @@ class _Walker:
         self.trained = {f"transformer.{name}": parameter for name, parameter in transformer.named_parameters()}
         rates = replace(flow, matrix_lr=recipe.matrix_lr, vector_lr=recipe.vector_lr)
         self.optimizers = make_optimizers(self.trained, rates)
-        self._velocity = torch.compile(velocity) if flow.compiled else velocity
+        self._velocity = torch.compile(velocity) if recipe.compiled else velocity
         self._chances = np.array([len(lesson.pairs) for lesson in lessons], dtype=np.float64)
 
     def step(self, number: int) -> float:
