@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
 
@@ -164,6 +165,46 @@ def test_a_claim_that_is_renewed_goes_on_holding_and_one_given_up_is_not_renewed
     held.give_up()
     held.renew()
     assert taken(store, Claims(), "job-2") is not None
+
+
+def test_a_worker_that_was_thought_dead_finds_its_key_taken_and_holds_nobody_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, asleep, other = time.time(), taken(store, Claims(), "job-1"), Claims()
+    assert asleep is not None
+    assert asleep.held()
+    monkeypatch.setattr(claims.time, "time", lambda: now + claims.LEASE_SECONDS + 1)
+    assert asleep.held(), "nobody has come"
+    going_on = taken(store, other, "job-2")
+    assert going_on is not None
+    assert not asleep.held()
+    assert not asleep.renew()
+    going_on.give_up()
+    assert taken(store, Claims(), "job-3")
+
+
+def test_a_job_that_was_handed_out_again_is_not_taken_back(store: Store) -> None:
+    first, second = Claims(), Claims()
+    lost = taken(store, first, "job-1")
+    assert lost is not None
+    assert taken(store, second, "job-1")
+    assert not lost.renew()
+    assert first.take(store, "key", "job-1", "request", handed_out_again=False) is None
+
+
+def test_a_lease_is_asked_after_only_when_it_has_run_out_and_a_store_that_is_down_takes_no_key_away(
+    conditional: Conditional, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, now = bucket(conditional.server, tmp_path.name), time.time()
+    claim = taken(store, Claims())
+    assert claim is not None
+    asked = len(conditional.asked)
+    assert claim.held()
+    assert len(conditional.asked) == asked
+    claim.store = bucket(replace(conditional.server, endpoint_url="http://127.0.0.1:9"), tmp_path.name)
+    monkeypatch.setattr(claims.time, "time", lambda: now + claims.LEASE_SECONDS + 1)
+    assert claim.held()
+    assert claim.renew()
 
 
 def test_a_job_that_is_handed_out_again_does_not_wait_for_the_worker_that_lost_it(store: Store) -> None:

@@ -10,8 +10,8 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +44,10 @@ RARE_PHASES = ("describe", "train", "judge")
 IO_THREADS = 8
 LOOK_SECONDS = 1.0
 """Between two looks whether another worker has finished the job of a key."""
+
+
+class Overtaken(Exception):
+    """Another worker has taken this one for dead and makes the key's result."""
 
 
 class Service:
@@ -199,6 +203,8 @@ class Service:
 
     def _store_and_reply(self, ticket: Ticket, kept: Kept) -> dict[str, Any]:
         """Files, manifest and idempotency record into the store, in this order. Keeps the result where that fails."""
+        if not ticket.held():
+            raise Overtaken
         try:
             with ticket.clock.span("upload"):
                 delivery.store_files(ticket.store, ticket.folder, kept.artifacts)
@@ -227,29 +233,49 @@ class Service:
 
     async def _once(self, ticket: Ticket, run: Recipe, send: Send | None, key: str) -> dict[str, Any]:
         """Answer from the store, or make the result as the only worker that does; the others wait for it here."""
+        handed_out_again = True
         while (known := await self._in_io(lambda: self._known(ticket))) is None:
-            claim = await self._in_io(lambda: self._claims.take(ticket.store, key, ticket.job_id, ticket.request_hash))
-            if claim is None:
-                await asyncio.sleep(LOOK_SECONDS)
-                continue
-            async with self._holding(claim, ticket):
-                # Whoever held the key before may have finished since the look above.
-                known = None if claim.first else await self._in_io(lambda: self._known(ticket))
-                return await self._work(ticket, run, send) if known is None else known
+            try:
+                async with self._holding(ticket, key, handed_out_again) as claim:
+                    if claim is not None:
+                        # Whoever held the key before may have finished since the look above.
+                        known = None if claim.first else await self._in_io(lambda: self._known(ticket))
+                        return await self._work(ticket, run, send) if known is None else known
+            except Overtaken:
+                log.warning("job %s: another worker has taken over its key and is waited for", ticket.job_id)
+                handed_out_again = False
+            await asyncio.sleep(LOOK_SECONDS)
         return known
 
     @asynccontextmanager
-    async def _holding(self, claim: Claim, ticket: Ticket) -> AsyncIterator[None]:
-        """Renew the claim while the block runs; afterwards the key is answered from the store, or free."""
+    async def _holding(self, ticket: Ticket, key: str, handed_out_again: bool) -> AsyncIterator[Claim | None]:
+        """Claim the key, and renew that while the block runs; None while another worker holds it.
+
+        Afterwards the key is answered from the store, or free. Raises Overtaken as soon as the claim is found lost.
+        """
+        claim = await self._claimed(ticket, key, handed_out_again)
+        if claim is None:
+            yield None
+            return
+        job, lost, reachable = asyncio.current_task(), False, True
+        assert job is not None
+        cancelled_before = job.cancelling()
 
         async def renew() -> None:
-            while True:
+            nonlocal lost
+            while not lost:
                 await asyncio.sleep(RENEW_SECONDS)
-                await self._in_io(claim.renew)
+                # Not on this service's own threads: they may all wait for downloads longer than a lease.
+                lost = not await asyncio.to_thread(claim.renew)
+            job.cancel()
 
-        renewing, reachable = asyncio.create_task(renew()), True
+        ticket.held, renewing = claim.held, asyncio.create_task(renew())
         try:
-            yield
+            yield claim
+        except asyncio.CancelledError:
+            if lost and job.uncancel() <= cancelled_before:  # by `renew` alone, as asyncio.timeout tells it
+                raise Overtaken from None
+            raise
         except UploadFailed:
             # A store that took no result takes no word about it either: the lease ends the claim.
             reachable = False
@@ -257,7 +283,18 @@ class Service:
         finally:
             renewing.cancel()
             if reachable and not ticket.recorded:
-                await asyncio.shield(self._in_io(claim.give_up))
+                await asyncio.shield(asyncio.to_thread(claim.give_up))
+
+    async def _claimed(self, ticket: Ticket, key: str, handed_out_again: bool) -> Claim | None:
+        """As `Claims.take`. What comes after a cancellation is given up."""
+        taking = self._io.submit(
+            self._claims.take, ticket.store, key, ticket.job_id, ticket.request_hash, handed_out_again
+        )
+        try:
+            return await asyncio.wrap_future(taking)
+        except asyncio.CancelledError:
+            self._io.submit(give_up_taken, taking)
+            raise
 
     def _known(self, ticket: Ticket) -> dict[str, Any] | None:
         """The reply to an earlier job of this key, from its manifest. Raises InvalidInput for another request."""
@@ -348,6 +385,13 @@ class Service:
 
     async def _in_io(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._io, function)
+
+
+def give_up_taken(taking: Future[Claim | None]) -> None:
+    """Give up a claim for which its job has not waited."""
+    with suppress(CancelledError, DarkroomError):
+        if (claim := taking.result()) is not None:
+            claim.give_up()
 
 
 def last_value(work: Work) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,8 @@ from darkroom.timing import Clock
 class Ticket:
     """request: what was asked, as it may be written down. cold: the job paid for loading or is the worker's first.
 
-    recorded: the store has the whole result, and answers for the idempotency key.
+    recorded: the store has the whole result, and answers for the idempotency key. held: whether this worker is still
+    the one that makes the key's result.
     """
 
     job_id: str
@@ -26,6 +28,7 @@ class Ticket:
     gpu_seconds: float = 0.0
     cold: bool = False
     recorded: bool = False
+    held: Callable[[], bool] = lambda: True
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from darkroom import claims, service
+from darkroom.artifacts import Artifact
 from darkroom.claims import Claims
 from darkroom.jobs import parse
 from darkroom.service import Service
+from darkroom.storage import FolderStore
+from darkroom.workers import Progress, Recipe
 from tests.fakes import conditional_s3
 from tests.fakes.s3 import S3Server
-from tests.service.conftest import MakeService, bucket_settings, edit_job
+from tests.service.conftest import MakeService, bucket_settings, edit_job, stored
 
 LONG = {"num_inference_steps": 200}
 
@@ -77,23 +85,149 @@ async def test_a_job_without_files_leaves_its_key_to_other_workers(make_service:
     assert "error" not in await asyncio.wait_for(make_service().handle({**warm, "id": "v"}), 30)
 
 
+@dataclass
+class Clock:
+    """The clock that claims go by."""
+
+    now: float = 1e9
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(claims, "time", made)
+    return made
+
+
+@dataclass
+class Work:
+    """A recipe that holds the torch thread until it may end, and whether it has begun, and was stopped."""
+
+    begun: Event = field(default_factory=Event)
+    may_end: Event = field(default_factory=Event)
+    stopped: Event = field(default_factory=Event)
+
+    def run(self, job: Any, desk: Any) -> Generator[Progress | Artifact, None, dict[str, Any]]:
+        self.begun.set()
+        try:
+            while not self.may_end.wait(0.01):
+                yield Progress("denoise", 0, 1)
+        except GeneratorExit:
+            self.stopped.set()
+            raise
+        yield Artifact("image_0000.png", "image/png", b"a picture", {"seed": 0})
+        return {}
+
+
+@pytest.fixture
+def works(monkeypatch: pytest.MonkeyPatch) -> list[Work]:
+    """What the jobs do, each the next of the list, in the order in which they begin."""
+    made, begun = [Work(), Work()], count()
+    monkeypatch.setattr(service, "recipe", lambda _: Recipe(lambda job, desk: made[next(begun)].run(job, desk)))
+    return made
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def lease_of(worker: Service, number: int = 0) -> float:
+    return float(json.loads(worker.store.get(f"idempotency/k.{number}.claim"))["until"])
+
+
 async def test_a_running_job_keeps_its_key_beyond_one_lease_and_refuses_another_request(
-    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+    make_service: MakeService, clock: Clock, works: list[Work], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "LEASE_SECONDS", 1.0)
-    monkeypatch.setattr(service, "RENEW_SECONDS", 0.1)
-    worker = make_service(progress_seconds=0.001)
-    running = await at_work(worker, edit_job("long", idempotency_key="k", **LONG))
-    await asyncio.sleep(1.2)
-    assert not running.done()
-    waiting = asyncio.create_task(make_service().handle(edit_job("same", idempotency_key="k", **LONG)))
-    other = await make_service().handle(edit_job("other", idempotency_key="k", seed=6, **LONG))
+    monkeypatch.setattr(service, "RENEW_SECONDS", 0.02)
+    worker = make_service()
+    running = asyncio.create_task(worker.handle(edit_job("long", idempotency_key="k")))
+    await until(works[0].begun.is_set)
+    clock.now += claims.LEASE_SECONDS - 1
+    await until(lambda: lease_of(worker) == clock.now + claims.LEASE_SECONDS)
+    clock.now += 2
+    waiting = asyncio.create_task(make_service().handle(edit_job("same", idempotency_key="k")))
+    other = await make_service().handle(edit_job("other", idempotency_key="k", seed=6))
     assert (other["code"], other["details"]["field"]) == ("INVALID_INPUT", "idempotency_key")
-    assert not waiting.done()
-    for task in (waiting, running):
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+    works[0].may_end.set()
+    replies = await asyncio.gather(running, waiting)
+    assert replies[0]["images"][0]["key"] == replies[1]["images"][0]["key"]
+    assert not works[1].begun.is_set()
+
+
+async def test_a_worker_whose_job_was_handed_out_again_stops_and_answers_with_the_others_result(
+    make_service: MakeService, works: list[Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "RENEW_SECONDS", 0.02)
+    job = edit_job("one", idempotency_key="k")
+    given_up = asyncio.create_task(make_service().handle(job))
+    await until(works[0].begun.is_set)
+    going_on = asyncio.create_task(make_service().handle(job))
+    await until(works[0].stopped.is_set)
+    await until(works[1].begun.is_set)
+    await asyncio.sleep(10 * service.LOOK_SECONDS)  # in which the first could take its job back
+    works[1].may_end.set()
+    replies = await asyncio.gather(given_up, going_on)
+    assert replies[0]["images"] == replies[1]["images"]
+
+
+async def test_a_worker_that_slept_through_its_lease_stores_nothing_over_the_others_result(
+    make_service: MakeService, clock: Clock, works: list[Work], tmp_path: Path
+) -> None:
+    asleep = asyncio.create_task(make_service().handle(edit_job("asleep", idempotency_key="k")))
+    await until(works[0].begun.is_set)
+    clock.now += claims.LEASE_SECONDS + 1
+    works[1].may_end.set()
+    other = await make_service().handle(edit_job("other", idempotency_key="k"))
+    works[0].may_end.set()
+    assert (await asleep)["images"] == other["images"]
+    assert {Path(name).parts[0] for name in stored(tmp_path)} == {"idempotency", "other"}
+
+
+async def test_a_cancel_is_not_taken_for_an_overtaking(
+    make_service: MakeService, works: list[Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "RENEW_SECONDS", 0.02)
+    worker = make_service()
+    running = asyncio.create_task(worker.handle(edit_job("one", idempotency_key="k")))
+    await until(works[0].begun.is_set)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert works[0].stopped.is_set()
+    assert lease_of(worker) == claims.GIVEN_UP
+
+
+class SlowToClaim(FolderStore):
+    """A folder whose conditional writes wait until they may."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.asked, self.may = Event(), Event()
+
+    def put_new(self, key: str, data: bytes, media_type: str) -> bool:
+        self.asked.set()
+        assert self.may.wait(60)
+        return super().put_new(key, data, media_type)
+
+
+async def test_a_job_cancelled_while_it_claims_its_key_leaves_it_free(
+    make_service: MakeService, works: list[Work], tmp_path: Path
+) -> None:
+    worker, slow = make_service(), SlowToClaim(tmp_path / "store")
+    worker.store = slow
+    claiming = asyncio.create_task(worker.handle(edit_job("one", idempotency_key="k")))
+    await until(slow.asked.is_set)
+    claiming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await claiming
+    slow.may.set()
+    await until(lambda: worker.store.exists("idempotency/k.0.claim") and lease_of(worker) == claims.GIVEN_UP)
+    assert not works[0].begun.is_set()
 
 
 async def test_what_a_dead_worker_had_begun_is_made_by_another_after_the_lease(
