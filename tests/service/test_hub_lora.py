@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
+from darkroom.models.hub import unheard
+from darkroom.models.lora import downloaded
+from darkroom.models.presets import LoraFile
 from darkroom.service import Service
 from tests.fakes import hub
 from tests.fakes.hub import Hub
@@ -81,12 +84,35 @@ async def test_a_cancelled_job_ends_its_download_and_leaves_nothing_of_it(
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert service.active == 0
-    while not store_of_loras.hung_up.is_set():
-        store_of_loras.more.release()
-        await asyncio.sleep(0.2)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
+        while not store_of_loras.hung_up.is_set():
+            store_of_loras.more.release()
+            await asyncio.sleep(0.2)
         while files_in(tmp_path / "hub"):
             await asyncio.sleep(0.01)
+
+
+async def test_what_the_owner_has_downloaded_is_not_a_callers_to_wear(
+    make_service: MakeService, store_of_loras: Hub, tmp_path: Path
+) -> None:
+    private = LoraFile("owner/private", "secret.safetensors")
+    snapshot = tmp_path / "hub" / "models--owner--private" / "snapshots" / hub.COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / private.file).write_bytes(b"".join(store_of_loras.pieces))
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(hub.COMMIT)
+    assert downloaded(private, "preset", None, unheard) == snapshot / private.file
+    reply = await make_service().handle(edit_job("a", loras=[{"path": "owner/private/secret.safetensors"}]))
+    assert (reply["code"], reply["details"]["field"]) == ("INVALID_INPUT", "loras[0].path")
+
+
+async def test_a_lora_kept_from_before_obeys_a_limit_that_has_come_down(
+    make_service: MakeService, store_of_loras: Hub
+) -> None:
+    store_of_loras.open()
+    assert (await make_service().handle(edit_job("a", loras=[{"path": ID}])))["images"]
+    large = await make_service(max_lora_mib=0.001).handle(edit_job("b", loras=[{"path": ID}]))
+    assert (large["code"], large["details"]["field"]) == ("INPUT_TOO_LARGE", "loras[0].path")
 
 
 async def test_a_lora_that_is_not_on_the_hub_or_too_large_is_named(

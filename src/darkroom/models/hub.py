@@ -18,8 +18,10 @@ def unheard(_done: int, _total: int | None) -> None:
     """For whom progress is of no interest."""
 
 
-def download(repo: str, file: str, revision: str | None, token: bool | None, tell: Tell) -> Path:
-    """A file's place in the hub's cache. Raises what `tell` raises, else what `hf_hub_download` does.
+def download(repo: str, file: str, revision: str | None, token: bool | None, cache: Path | None, tell: Tell) -> Path:
+    """A file's place in `cache`, or in the hub's own where that is None.
+
+    Raises what `tell` raises, else what `hf_hub_download` does.
 
     A wait that is given up ends at once; the download itself ends with its next piece (10 MiB over HTTP) and leaves
     nothing behind. What comes through Xet may go on to its end, and is in the cache for the next who asks.
@@ -30,7 +32,9 @@ def download(repo: str, file: str, revision: str | None, token: bool | None, tel
 
     def work() -> None:
         try:
-            result.set_result(hf_hub_download(repo, file, revision=revision, token=token, tqdm_class=_bar_of(meter)))
+            bar = _bar_of(meter)
+            path = hf_hub_download(repo, file, revision=revision, token=token, cache_dir=cache, tqdm_class=bar)
+            result.set_result(path)
         except BaseException as error:
             result.set_exception(error)
 

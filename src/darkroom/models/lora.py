@@ -26,6 +26,8 @@ ABOUT = "about.json"
 """Beside a LoRA that was made here: what it was made for."""
 BASE = "base"
 """There: SHA-256 of the transformer's weights."""
+CALLERS = "callers"
+"""A folder in the hub's cache, itself such a cache: what callers have named, fetched without the owner's token."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,12 @@ def from_hub(file: LoraFile, scale: float, field: str, most_bytes: int | None, t
 
 
 def downloaded(file: LoraFile, field: str, most_bytes: int | None, tell: Tell) -> Path:
-    """A file's place in the hub's cache.
+    """A file's place on this machine.
 
-    most_bytes: the limit for a caller's choice, which is also fetched without the owner's token; None trusts it.
-    Raises FetchFailed, InputTooLarge, InvalidInput, and what `tell` raises.
+    most_bytes: the limit for a caller's choice, which is also fetched without the owner's token and kept apart from
+    what that has opened; None trusts it. Raises FetchFailed, InputTooLarge, InvalidInput, and what `tell` raises.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HfHubHTTPError,
@@ -105,23 +107,29 @@ def downloaded(file: LoraFile, field: str, most_bytes: int | None, tell: Tell) -
         RepositoryNotFoundError,
     )
 
-    # A caller's choice is fetched without the owner's token: it must not open the owner's private repositories.
-    token = None if most_bytes is None else False
+    # A caller's choice must not open the owner's private repositories, nor what of them has been downloaded before.
+    token, cache = (None, None) if most_bytes is None else (False, Path(constants.HF_HUB_CACHE) / CALLERS)
     try:
-        cached = try_to_load_from_cache(file.repo, file.file, revision=file.revision)
-        if isinstance(cached, str):
-            return Path(cached)
+        cached = try_to_load_from_cache(file.repo, file.file, cache_dir=cache, revision=file.revision)
+        kept = Path(cached) if isinstance(cached, str) else None
         if most_bytes is not None:
-            size = get_hf_file_metadata(hf_hub_url(file.repo, file.file, revision=file.revision), token=token).size
+            size = _public_bytes(file) if kept is None else kept.stat().st_size
             if size is None or size > most_bytes:
                 raise InputTooLarge(f"{field} is larger than the limit of {most_bytes / 2**20:.0f} MiB", field=field)
-        return download(file.repo, file.file, file.revision, token, tell)
+        return kept or download(file.repo, file.file, file.revision, token, cache, tell)
     except LocalEntryNotFoundError as error:  # the hub's word for: no network and no copy here
         raise FetchFailed(f"{field}: the hub cannot be reached", field=field) from error
     except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError) as error:
         raise InvalidInput(f"{field}: there is no {file.file!r} in {file.repo!r} on the hub", field=field) from error
     except (HfHubHTTPError, OSError) as error:
         raise FetchFailed(f"{field}: the hub did not deliver {file.repo!r}", field=field) from error
+
+
+def _public_bytes(file: LoraFile) -> int | None:
+    """Its size as the hub tells anybody."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    return get_hf_file_metadata(hf_hub_url(file.repo, file.file, revision=file.revision), token=False).size
 
 
 def hub_file(path: str, field: str) -> LoraFile:
