@@ -30,8 +30,8 @@ from darkroom.pocket.judging.samples import load_editor, to_picture
 from darkroom.pocket.shipped import EDIT, WEIGHTS, verify
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.drawing import draw_set
-from darkroom.pocket.stages.flow_stage import Lesson
 from darkroom.pocket.stages.lean_transformer import prepare
+from darkroom.pocket.stages.lesson import Lesson
 from darkroom.pocket.stages.lightning_stage import HeldOut, LightningRecipe, distill, held_out, taught
 from darkroom.pocket.stages.pairs import Pairs, encode_all
 from darkroom.pocket.stages.walks import Batch
@@ -108,10 +108,11 @@ def test_the_teacher_is_guided_as_the_engine_guides(
     pipeline: QwenImageEditPlusPipeline, editor: Editor, sets: dict[str, Pairs]
 ) -> None:
     caption = next(iter(draw_set("captions", UNSEEN, 1))).instruction
-    batch = Batch(pipeline.text_encoder, Lesson(sets["captions"], pipeline.tokenizer), torch.tensor([0]))
+    lesson = Lesson(sets["captions"], pipeline.tokenizer)
+    batch = Batch(pipeline.text_encoder, lesson, torch.tensor([0]), lesson.asked(torch.tensor([0])))
     teacher = copy.deepcopy(pipeline.transformer)
     prepare(teacher)
-    x = batch.noise(1)
+    x = batch.noise(torch.Generator().manual_seed(1))
     engines = editor.denoiser(generation.condition(editor, [caption], " "), 128, 128, 3.0)(x, torch.tensor(0.75))
     # bfloat16 beside float32.
     assert distance(taught(batch, teacher, LightningRecipe())(x, 0.75), engines.velocity) < 0.05

@@ -1,7 +1,7 @@
 """Stage 3: transformer and text encoder learn together to edit, by flow matching on cached latents."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +16,14 @@ from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.checkpoint import fill, keep, load_checkpoint
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.flow_loss import flow_loss, noise_levels
-from darkroom.pocket.stages.free_cores import FreeCores
-from darkroom.pocket.stages.lean_transformer import Rotary, prepare, restore, rotary, velocity
+from darkroom.pocket.stages.free_cores import beside_others
+from darkroom.pocket.stages.lean_transformer import prepare, restore, velocity
+from darkroom.pocket.stages.lesson import Lesson, draw_lesson
 from darkroom.pocket.stages.optimizers import make_optimizers, set_rates
-from darkroom.pocket.stages.pairs import UNKNOWN, Pairs, prompt_ids
-from darkroom.pocket.stages.prompts import embed, positions
+from darkroom.pocket.stages.pairs import UNKNOWN, Pairs
 from darkroom.pocket.stages.schedule import trapezoid
 from darkroom.pocket.stages.truth import NO_SHAPE
-
-Velocity = Callable[[QwenImageTransformer2DModel, Tensor, Tensor, Tensor, Tensor, Rotary], tuple[Tensor, list[Tensor]]]
+from darkroom.pocket.stages.walks import Batch, Velocity
 
 # After which block the cells must know what shape they show, and after which whether the edit changes them.
 _NAMED_AFTER = 2
@@ -68,26 +67,6 @@ class FlowRecipe:
     train_text: bool = True
     seed: int = 0
     compiled: bool = True
-
-
-class Lesson:
-    """Pairs, their rows by length of prompt, and the prompt that says nothing."""
-
-    def __init__(self, pairs: Pairs, tokenizer: Qwen2Tokenizer) -> None:
-        self.pairs = pairs
-        self.blank = prompt_ids(tokenizer, " ", pairs.seen_grids)
-        lengths = torch.tensor([len(prompt) for prompt in pairs.prompts])
-        self._by_length = [torch.nonzero(lengths == length).flatten() for length in lengths.unique()]
-
-    def choose(self, rng: np.random.Generator, count: int, blank: float) -> tuple[Tensor, Tensor]:
-        """`count` row numbers and their token ids [count, L]; with probability `blank` the prompt says nothing."""
-        if rng.random() < blank:
-            chosen = torch.from_numpy(rng.integers(len(self.pairs), size=count))
-            return chosen, torch.tensor(self.blank).expand(count, -1)
-        chances = np.array([len(group) for group in self._by_length], dtype=np.float64)
-        group = self._by_length[rng.choice(len(self._by_length), p=chances / chances.sum())]
-        chosen = group[torch.from_numpy(rng.integers(len(group), size=count))]
-        return chosen, torch.tensor([self.pairs.prompts[int(row)] for row in chosen])
 
 
 class Pointer(nn.Module):
@@ -183,7 +162,6 @@ def train_flow(
     lessons = [Lesson(pairs, tokenizer) for pairs in sets]
     losses: list[float] = []
     begun = time.monotonic()
-    free = FreeCores()
     with course.at(transformer, text_encoder):
         learner = Learner(transformer, text_encoder, recipe)
 
@@ -193,9 +171,8 @@ def train_flow(
             loss = np.mean(losses[-course.every :])
             course.report(f"flow {done}/{recipe.steps}: loss {loss:.4f}, {rate:.0f} edits/s")
 
-        for step in course.steps("flow", learner.resume(checkpoint), recipe.steps, kept, until_step):
-            if yielding and step % 10 == 9:
-                torch.set_num_threads(free())
+        steps = course.steps("flow", learner.resume(checkpoint), recipe.steps, kept, until_step)
+        for step in beside_others(steps) if yielding else steps:
             losses.append(_step(learner, lessons, step))
         learner.average.write(learner.trained)
     restore(transformer)
@@ -205,38 +182,23 @@ def train_flow(
 def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
     recipe, device = learner.recipe, learner.device
     rng = np.random.default_rng((recipe.seed, 4, step))
-    chances = np.array([len(lesson.pairs) for lesson in lessons], dtype=np.float64)
-    lesson = lessons[rng.choice(len(lessons), p=chances / chances.sum())]
+    lesson = draw_lesson(rng, lessons)
     pairs = lesson.pairs
-    # More references, fewer edits: a step costs about the same.
-    count = 2 * recipe.batch // (1 + pairs.references)
-    chosen, ids = lesson.choose(rng, count, recipe.blank)
+    chosen, ids = lesson.choose(rng, lesson.size(recipe.batch), recipe.blank)
+    batch = Batch(learner.text_encoder, lesson, chosen, ids, learner.velocity)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    cells = pairs.target.shape[1]
-    # Drawn and chosen on the CPU: the same on every device.
-    noise = torch.randn(count, cells, 64, generator=generator).to(device)
-    sigma = noise_levels(count, recipe.shift, recipe.blind_from, generator).to(device)
-    target, reference, seen, changed, named = (
-        part[chosen].to(device) for part in (pairs.target, pairs.source, pairs.seen, pairs.changed, pairs.named)
-    )
-    target, reference = target.float(), reference.float()
-    mixed = torch.lerp(target, noise, sigma[:, None, None])
-    places = positions(learner.text_encoder, ids[0], pairs.seen_grids).to(device)
-    with torch.autocast(device.type, torch.bfloat16):
-        words = embed(learner.text_encoder, ids.to(device), seen.float(), places)
-        turns = rotary(learner.transformer, [pairs.grid] * (1 + pairs.references), words.shape[1])
-        # 2509 modulates references as the noisy cells, 2511 as clean ones.
-        held = sigma if rng.random() < recipe.earlier_form else torch.zeros_like(sigma)
-        found, hidden = learner.velocity(
-            learner.transformer, mixed, reference, words, torch.stack([sigma, held]), turns
-        )
-    errors = (found.float() - (noise - target)).pow(2).mean(dim=-1)
-    loss = flow_loss(errors, changed > 0, sigma, recipe)
+    noise, cells = batch.noise(generator), pairs.target.shape[1]
+    sigma = noise_levels(len(noise), recipe.shift, recipe.blind_from, generator).to(device)
+    look = batch.look(learner.transformer, earlier_form=rng.random() < recipe.earlier_form)
+    found, hidden = look(torch.lerp(batch.target, noise, sigma[:, None, None]), sigma)
+    errors = (found - (noise - batch.target)).pow(2).mean(dim=-1)
+    loss = flow_loss(errors, batch.changed, sigma, recipe)
     if pairs.references:
-        loss = loss + recipe.naming * naming_loss(learner.namer(hidden[_NAMED_AFTER - 1][:, cells:]), named)
+        named = learner.namer(hidden[_NAMED_AFTER - 1][:, cells:])
+        loss = loss + recipe.naming * naming_loss(named, pairs.named[chosen].to(device))
         if ids[0].tolist() != lesson.blank:
             pointed = learner.pointer(hidden[_POINTED_AFTER - 1], cells)
-            wanted = changed[:, None].expand_as(pointed)
+            wanted = batch.changed_shares[:, None].expand_as(pointed)
             loss = loss + recipe.pointing * functional.binary_cross_entropy_with_logits(pointed, wanted)
     loss.backward()
     factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)

@@ -2,7 +2,13 @@
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import torch
+
+# So many steps pass between two looks.
+_EVERY = 10
 
 
 class FreeCores:
@@ -32,3 +38,15 @@ class FreeCores:
         fields = [int(field) for field in self._counters.read_text().split("\n", 1)[0].split()[1:]]
         idle = fields[3] + fields[4]
         return time.monotonic(), (sum(fields[:8]) - idle) / os.sysconf("SC_CLK_TCK"), own
+
+
+def beside_others(steps: Iterator[int]) -> Iterator[int]:
+    """The same steps, while torch takes as many threads as other processes leave free; afterwards as many as before."""
+    free, before = FreeCores(), torch.get_num_threads()
+    try:
+        for step in steps:
+            if step % _EVERY == _EVERY - 1:
+                torch.set_num_threads(free())
+            yield step
+    finally:
+        torch.set_num_threads(before)

@@ -27,8 +27,8 @@ from transformers import Qwen2Tokenizer
 from darkroom.models.editor import batches
 from darkroom.pocket.stages.checkpoint import keep, resume
 from darkroom.pocket.stages.course import Course
-from darkroom.pocket.stages.flow_stage import Lesson
 from darkroom.pocket.stages.lean_transformer import prepare, restore
+from darkroom.pocket.stages.lesson import Lesson, draw_lesson
 from darkroom.pocket.stages.pairs import Pairs
 from darkroom.pocket.stages.schedule import warm_then_linear
 from darkroom.pocket.stages.walks import Batch, Walk, euler
@@ -124,6 +124,7 @@ def distill(
     Continues from `checkpoint` where it exists. `until_step` ends this call early, with a checkpoint, as a kill would.
     Raises OutOfTime when the course's minutes are over.
     """
+    text_encoder.requires_grad_(False)
     teacher = copy.deepcopy(transformer).requires_grad_(False)
     trained = _put_on(transformer, recipe)
     lessons = [Lesson(pairs.rows(range(len(pairs) - recipe.held_out)), tokenizer) for pairs in sets]
@@ -167,16 +168,14 @@ def _put_on(transformer: Transformer, recipe: LightningRecipe) -> dict[str, nn.P
 
 def _draw(text_encoder: TextEncoder, lessons: Sequence[Lesson], recipe: LightningRecipe, step: int) -> Batch:
     rng = np.random.default_rng((recipe.seed, 11, step))
-    chances = np.array([len(lesson.pairs) for lesson in lessons], dtype=np.float64)
-    lesson = lessons[rng.choice(len(lessons), p=chances / chances.sum())]
-    # More references, fewer edits: a step costs about the same.
-    chosen, _ = lesson.choose(rng, max(1, 2 * recipe.batch // (1 + lesson.pairs.references)), blank=0.0)
-    return Batch(text_encoder, lesson, chosen)
+    lesson = draw_lesson(rng, lessons)
+    chosen, ids = lesson.choose(rng, lesson.size(recipe.batch), blank=0.0)
+    return Batch(text_encoder, lesson, chosen, ids)
 
 
 def _teach(student: Transformer, teacher: Transformer, batch: Batch, recipe: LightningRecipe, step: int) -> float:
     """Walk the batch from noise to its end; every interval adds its gradient. Returns their mean loss."""
-    x = batch.noise(recipe.seed * 1_000_003 + step)
+    x = batch.noise(torch.Generator().manual_seed(recipe.seed * 1_000_003 + step))
     walk, total = batch.walk(student), 0.0
     for levels in recipe.levels():
         aim = wanted(batch, teacher, recipe, x, levels)
@@ -200,8 +199,9 @@ def held_out(
     coarse = [levels[0] for levels in fine] + [0.0]
     errors = []
     for group in batches([len(prompt) for prompt in lesson.pairs.prompts], most=recipe.held_out):
-        batch = Batch(text_encoder, lesson, torch.tensor(group))
-        noise = batch.noise(recipe.seed)
+        rows = torch.tensor(group)
+        batch = Batch(text_encoder, lesson, rows, lesson.asked(rows))
+        noise = batch.noise(torch.Generator().manual_seed(recipe.seed))
         aim = batch.target
         if batch.drawn:
             aim = euler(

@@ -25,12 +25,14 @@ from transformers import Qwen2Tokenizer
 from darkroom.pocket.stages.checkpoint import keep, resume
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.flow_loss import flow_loss, noise_levels
-from darkroom.pocket.stages.flow_stage import FlowRecipe, Lesson
+from darkroom.pocket.stages.flow_stage import FlowRecipe
+from darkroom.pocket.stages.free_cores import beside_others
 from darkroom.pocket.stages.lean_transformer import prepare, restore, velocity
+from darkroom.pocket.stages.lesson import Lesson, draw_lesson
 from darkroom.pocket.stages.optimizers import make_optimizers, set_rates
 from darkroom.pocket.stages.pairs import Pairs
 from darkroom.pocket.stages.schedule import warm_then_linear
-from darkroom.pocket.stages.walks import Batch
+from darkroom.pocket.stages.walks import Batch, Walk
 from darkroom.technique.schedule import Schedule
 
 
@@ -64,12 +66,12 @@ def train_path(
     checkpoint: Path,
     course: Course,
     until_step: int | None = None,
+    yielding: bool = False,
 ) -> list[float]:
     """Train the transformer in place, the text encoder stays as it is. Returns this call's losses.
 
     `sets` as for the flow stage; `schedule`: the one that sampling will walk by. Continues from `checkpoint` where it
-    exists. `until_step` ends this call early, with a checkpoint, as a kill would. Raises OutOfTime when the course's
-    minutes are over.
+    exists. `until_step` and `yielding` as for the flow stage. Raises OutOfTime when the course's minutes are over.
     """
     losses: list[float] = []
     text_encoder.requires_grad_(False)
@@ -84,7 +86,8 @@ def train_path(
             course.report(f"path {done}/{recipe.steps}: loss {np.mean(losses[-course.every :]):.4f}")
 
         first = resume(checkpoint, walker.trained, walker.optimizers)
-        for step in course.steps("path", first, recipe.steps, kept, until_step):
+        steps = course.steps("path", first, recipe.steps, kept, until_step)
+        for step in beside_others(steps) if yielding else steps:
             losses.append(walker.step(step))
     restore(transformer)
     return losses
@@ -108,32 +111,30 @@ class _Walker:
         rates = replace(flow, matrix_lr=recipe.matrix_lr, vector_lr=recipe.vector_lr)
         self.optimizers = make_optimizers(self.trained, rates)
         self._velocity = torch.compile(velocity) if recipe.compiled else velocity
-        self._chances = np.array([len(lesson.pairs) for lesson in lessons], dtype=np.float64)
 
     def step(self, number: int) -> float:
         """One step of the optimizers; returns the loss."""
         rng = np.random.default_rng((self.flow.seed, 12, number))
-        lesson = self.lessons[rng.choice(len(self.lessons), p=self._chances / self._chances.sum())]
+        lesson = draw_lesson(rng, self.lessons)
         asked = rng.random() >= self.flow.blank
         walked = asked and bool(lesson.pairs.references)
-        # More references, fewer edits: a step costs about the same.
-        count = (1 if walked else 4) * max(1, 2 * self.recipe.batch // (1 + lesson.pairs.references))
+        count = (1 if walked else 4) * lesson.size(self.recipe.batch)
         chosen, ids = lesson.choose(rng, count, blank=float(not asked))
         batch = Batch(self.text_encoder, lesson, chosen, ids, self._velocity)
-        seed = self.flow.seed * 1_000_003 + number
-        earlier_form = rng.random() < self.flow.earlier_form
-        loss = self._walked(batch, rng, seed, earlier_form) if walked else self._mixed(batch, seed, earlier_form)
+        generator = torch.Generator().manual_seed(self.flow.seed * 1_000_003 + number)
+        walk = batch.walk(self.transformer, earlier_form=rng.random() < self.flow.earlier_form)
+        loss = self._walked(batch, walk, rng, generator) if walked else self._mixed(batch, walk, generator)
         set_rates(self.optimizers, warm_then_linear(number, self.recipe.steps, self.recipe.warmup))
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         return loss
 
-    def _walked(self, batch: Batch, rng: np.random.Generator, seed: int, earlier_form: bool) -> float:
+    def _walked(self, batch: Batch, walk: Walk, rng: np.random.Generator, generator: torch.Generator) -> float:
         """Walk the batch from noise to its end and leave gradients of some of its steps. Returns their mean loss."""
         count = int(rng.choice(self.recipe.counts))
         learning = rng.choice(count, size=min(count, self.recipe.learns), replace=False)
-        x, walk, total = batch.noise(seed), batch.walk(self.transformer, earlier_form), 0.0
+        x, total = batch.noise(generator), 0.0
         levels = self.schedule.sigmas(count, tokens=x.shape[1]).tolist()
         for number, (sigma, sigma_next) in enumerate(pairwise(levels)):
             with torch.set_grad_enabled(number in learning):
@@ -145,13 +146,12 @@ class _Walker:
             x = x + (sigma_next - sigma) * taken.detach()
         return total
 
-    def _mixed(self, batch: Batch, seed: int, earlier_form: bool) -> float:
+    def _mixed(self, batch: Batch, walk: Walk, generator: torch.Generator) -> float:
         """As in the flow stage, from mixtures of noise and the truth. Returns the loss."""
-        noise, generator = batch.noise(seed), torch.Generator().manual_seed(seed)
+        noise = batch.noise(generator)
         sigma = noise_levels(len(noise), self.flow.shift, self.flow.blind_from, generator).to(batch.device)
         mixed = torch.lerp(batch.target, noise, sigma[:, None, None])
-        found = batch.walk(self.transformer, earlier_form)(mixed, sigma)
-        loss = self._loss(batch, found - (noise - batch.target), sigma)
+        loss = self._loss(batch, walk(mixed, sigma) - (noise - batch.target), sigma)
         loss.backward()
         return float(loss.detach())
 

@@ -1,4 +1,4 @@
-"""Walks through a batch of pairs, from noise to its end, as sampling takes them."""
+"""A batch of pairs: read once, then seen at any noise level, or walked through from noise as sampling does."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -9,41 +9,40 @@ from diffusers import QwenImageTransformer2DModel as Transformer
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
 
-from darkroom.pocket.stages.flow_stage import Lesson, Velocity
-from darkroom.pocket.stages.lean_transformer import rotary, velocity
+from darkroom.pocket.stages.lean_transformer import Rotary, rotary, velocity
+from darkroom.pocket.stages.lesson import Lesson
 from darkroom.pocket.stages.prompts import embed, positions
 
+Velocity = Callable[[Transformer, Tensor, Tensor, Tensor, Tensor, Rotary], tuple[Tensor, list[Tensor]]]
+"""As `lean_transformer.velocity`."""
+Look = Callable[[Tensor, float | Tensor], tuple[Tensor, list[Tensor]]]
+"""(x [B, N, 64], sigma, one or [B]) -> velocity [B, N, 64] in float32, hidden states after each block."""
 Walk = Callable[[Tensor, float | Tensor], Tensor]
-"""(x [B, N, 64], sigma, one or [B]) -> velocity [B, N, 64]."""
+"""The same without hidden states."""
 
 
 class Batch:
-    """Pairs whose prompts have one length, read once for all walks through them.
+    """Pairs whose prompts have one length, on the text encoder's device; their words are read once.
 
-    chosen: their numbers in the lesson. ids: [B, L], what is asked in the place of their own prompts. find: how
-    velocities are computed, `velocity` itself or compiled.
+    chosen: their numbers in the lesson. ids: [B, L], what is asked. find: how velocities are computed, `velocity`
+    itself or compiled. Where the text encoder asks for gradients, they reach it through the words.
     """
 
     def __init__(
-        self,
-        text_encoder: TextEncoder,
-        lesson: Lesson,
-        chosen: Tensor,
-        ids: Tensor | None = None,
-        find: Velocity = velocity,
+        self, text_encoder: TextEncoder, lesson: Lesson, chosen: Tensor, ids: Tensor, find: Velocity = velocity
     ) -> None:
         self._encoder, self._lesson, self._find = text_encoder, lesson, find
         pairs, self.device = lesson.pairs, text_encoder.device
         self.drawn = not pairs.references
         """Whether these are pictures from words alone."""
-        self.target, self._reference, self._seen, changed = (
+        self.target, self._reference, self._seen, self.changed_shares = (
             part[chosen].to(self.device).float() for part in (pairs.target, pairs.source, pairs.seen, pairs.changed)
         )
-        self.changed = changed > 0
+        """[B, N]: of each cell's pixels, those that the edit changes."""
+        self.changed = self.changed_shares > 0
         self._grids, self._seen_grids = [pairs.grid] * (1 + pairs.references), pairs.seen_grids
-        self._asked = self._read(torch.tensor([pairs.prompts[int(row)] for row in chosen]) if ids is None else ids)
+        self._asked = self._read(ids)
 
-    @torch.no_grad()
     def _read(self, ids: Tensor) -> Tensor:
         """Words [B, L, D]."""
         places = positions(self._encoder, ids[0], self._seen_grids).to(self.device)
@@ -54,26 +53,33 @@ class Batch:
     def _silent(self) -> Tensor:
         return self._read(torch.tensor(self._lesson.blank).expand(len(self.target), -1))
 
-    def noise(self, seed: int) -> Tensor:
-        """Where its walks begin; drawn on the CPU, the same on every device."""
-        return torch.randn(self.target.shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
+    def noise(self, generator: torch.Generator) -> Tensor:
+        """[B, N, 64]; drawn on the CPU, the same on every device."""
+        return torch.randn(self.target.shape, generator=generator).to(self.device)
+
+    def look(self, model: Transformer, earlier_form: bool = False) -> Look:
+        """What `model` sees, as it is; in 2511's form, which modulates references as clean, or 2509's."""
+        return self._look(model, self._asked, earlier_form)
 
     def walk(self, model: Transformer, earlier_form: bool = False) -> Walk:
-        """The velocity that `model` sees, as it is; in 2511's form, which modulates references as clean, or 2509's."""
-        return self._walk(model, self._asked, earlier_form)
+        """The same, the velocity alone."""
+        look = self.look(model, earlier_form)
+        return lambda x, sigma: look(x, sigma)[0]
 
     def silent_walk(self, model: Transformer) -> Walk:
-        """The same where nothing is asked for: what true CFG steers away from."""
-        return self._walk(model, self._silent, earlier_form=False)
+        """The velocity where nothing is asked for: what true CFG steers away from."""
+        look = self._look(model, self._silent, earlier_form=False)
+        return lambda x, sigma: look(x, sigma)[0]
 
-    def _walk(self, model: Transformer, words: Tensor, earlier_form: bool) -> Walk:
+    def _look(self, model: Transformer, words: Tensor, earlier_form: bool) -> Look:
         turns = rotary(model, self._grids, words.shape[1])
 
-        def found(x: Tensor, sigma: float | Tensor) -> Tensor:
+        def found(x: Tensor, sigma: float | Tensor) -> tuple[Tensor, list[Tensor]]:
             noisy = torch.as_tensor(sigma, device=self.device, dtype=torch.float32).expand(len(x))
             sigmas = torch.stack([noisy, noisy if earlier_form else torch.zeros_like(noisy)])
             with torch.autocast(self.device.type, torch.bfloat16):
-                return self._find(model, x, self._reference, words, sigmas, turns)[0].float()
+                out, hidden = self._find(model, x, self._reference, words, sigmas, turns)
+            return out.float(), hidden
 
         return found
 

@@ -1,0 +1,44 @@
+"""What a step of training takes from a set of pairs: rows whose prompts have one length, so that nothing is padded."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Qwen2Tokenizer
+
+from darkroom.pocket.stages.pairs import Pairs, prompt_ids
+
+
+class Lesson:
+    """Pairs, their rows by length of prompt, and the prompt that says nothing."""
+
+    def __init__(self, pairs: Pairs, tokenizer: Qwen2Tokenizer) -> None:
+        self.pairs = pairs
+        self.blank = prompt_ids(tokenizer, " ", pairs.seen_grids)
+        lengths = torch.tensor([len(prompt) for prompt in pairs.prompts])
+        self._by_length = [torch.nonzero(lengths == length).flatten() for length in lengths.unique()]
+
+    def choose(self, rng: np.random.Generator, count: int, blank: float) -> tuple[Tensor, Tensor]:
+        """`count` row numbers and their token ids [count, L]; with probability `blank` the prompt says nothing."""
+        if rng.random() < blank:
+            chosen = torch.from_numpy(rng.integers(len(self.pairs), size=count))
+            return chosen, torch.tensor(self.blank).expand(count, -1)
+        chances = np.array([len(group) for group in self._by_length], dtype=np.float64)
+        group = self._by_length[rng.choice(len(self._by_length), p=chances / chances.sum())]
+        chosen = group[torch.from_numpy(rng.integers(len(group), size=count))]
+        return chosen, self.asked(chosen)
+
+    def asked(self, chosen: Tensor) -> Tensor:
+        """[count, L]: the token ids of these rows' own prompts, which must have one length."""
+        return torch.tensor([self.pairs.prompts[int(row)] for row in chosen])
+
+    def size(self, batch: int) -> int:
+        """How many of its pairs cost about what `batch` edits of one picture do: the more references, the fewer."""
+        return max(1, 2 * batch // (1 + self.pairs.references))
+
+
+def draw_lesson(rng: np.random.Generator, lessons: Sequence[Lesson]) -> Lesson:
+    """One of `lessons`, each as often as it has pairs."""
+    chances = np.array([len(lesson.pairs) for lesson in lessons], dtype=np.float64)
+    return lessons[rng.choice(len(lessons), p=chances / chances.sum())]
