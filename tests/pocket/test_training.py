@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -23,14 +24,15 @@ from darkroom.pocket.evaluate import PORTRAIT
 from darkroom.pocket.family import assemble, build, save
 from darkroom.pocket.family_training import export, family_of, train_family
 from darkroom.pocket.parts import PARTS, train_parts
-from darkroom.pocket.recipes import RECIPES, Recipe
+from darkroom.pocket.recipes import RECIPES
 from darkroom.pocket.shipped import EDIT, WEIGHTS, install
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.course import Course, OutOfTime
 from darkroom.pocket.stages.drawing import SETS, TEACHES, draw_set
 from darkroom.pocket.stages.flow_loss import noise_levels
 from darkroom.pocket.stages.flow_stage import FlowRecipe, Namer, Pointer, naming_loss, train_flow
-from darkroom.pocket.stages.free_cores import FreeCores
+from darkroom.pocket.stages.free_cores import FreeCores, beside_others
+from darkroom.pocket.stages.lesson import Lesson
 from darkroom.pocket.stages.muon import orthogonal
 from darkroom.pocket.stages.pairs import (
     UNKNOWN,
@@ -211,6 +213,9 @@ def test_flow_takes_batches_of_several_sizes_and_numbers_of_references(tmp_path:
         pipeline.transformer, pipeline.text_encoder, sets, drawn, FLOW, tmp_path / "f.pt", Course(), until_step=4
     )
     assert len(losses) == 4
+    # A step costs about the same, and is never empty.
+    assert [Lesson(each, drawn).size(8) for each in sets] == [8, 4, 16]
+    assert [Lesson(each, drawn).size(1) for each in sets] == [1, 1, 2]
 
 
 def test_the_pointer_learns_which_cells_change() -> None:
@@ -324,6 +329,18 @@ def test_training_always_keeps_one_core(tmp_path: Path) -> None:
     assert FreeCores(tmp_path / "no counters")() >= 1
 
 
+def test_a_stage_that_yields_makes_the_same_steps_and_leaves_the_threads_as_they_were() -> None:
+    before, many = torch.get_num_threads(), 1 + (os.cpu_count() or 1)
+    torch.set_num_threads(many)
+    try:
+        during = {step: torch.get_num_threads() for step in beside_others(iter(range(20)))}
+        assert list(during) == list(range(20))
+        assert during[8] == many > during[9] >= 1
+        assert torch.get_num_threads() == many
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_another_recipe_takes_other_batches(tmp_path: Path, pairs: Pairs) -> None:
     def first_loss(seed: int) -> float:
         pipeline = family()
@@ -344,31 +361,62 @@ def test_balancing_leaves_out_and_repeats(pairs: Pairs) -> None:
     assert torch.equal(twice.source[::2], twice.source[1::2])
 
 
+def weights(family: Path) -> dict[str, bytes]:
+    """Of each model in a family's folder, what its files hold."""
+    return {part: (family / part / f"{name}.safetensors").read_bytes() for part, name in (
+        ("transformer", "diffusion_pytorch_model"), ("text_encoder", "model"), ("vae", "diffusion_pytorch_model"),
+    )}  # fmt: skip
+
+
 def test_training_goes_on_from_a_finished_family(tmp_path: Path) -> None:
-    begun = build(tmp_path / "begun", seed=5)
-    recipe = Recipe(
-        flow=replace(FLOW, steps=1, batch=2),
-        shards={"pairs": (1, 4), "follows": (1, 2), "captions": (1, 2)},
+    begun, work, threads = build(tmp_path / "begun", seed=5), tmp_path / "work", torch.get_num_threads()
+    recipe = replace(
+        RECIPES["smoke"],
+        flow=replace(FLOW, steps=1, batch=2, train_text=False),
+        shards=dict.fromkeys(("pairs", "follows", "captions"), (1, 1)),
         times={},
-        cases=1,
     )
-    recipe = replace(recipe, flow=replace(recipe.flow, train_text=False))
-    further = train_family(tmp_path / "work", recipe, Course(), threads=torch.get_num_threads(), begin_with=begun)
+    with pytest.raises(FileNotFoundError, match=r"vae_done\.pt is missing"):
+        export(work)
+    stages: list[str] = []
+    # The minutes are over as soon as the path stage has begun.
+    course = Course(minutes=1, show=lambda stage, *_: stages.append(stage), clock=lambda: 60.0 * ("path" in stages))
+    with pytest.raises(OutOfTime, match="path: 1 of 2"):
+        train_family(work, recipe, course, threads, begun)
+    flowed, exported = weights(work / "flowed"), weights(export(work))
+    further = train_family(work, recipe, Course(), threads, begun)
+    old, new = weights(begun), weights(further)
+    assert len({old["transformer"], flowed["transformer"], exported["transformer"], new["transformer"]}) == 4
+    assert weights(export(work)) == new
+    for part in ("vae", "text_encoder"):
+        assert old[part] == flowed[part] == exported[part] == new[part]
+
+    # As a training that is older than the path stage left it.
+    shutil.rmtree(work / "flowed")
+    shutil.rmtree(further)
+    (work / "path.pt").unlink()
+    (work / "scores" / "path.json").unlink()
+    assert weights(export(work)) == flowed
+    assert weights(train_family(work, recipe, Course(), threads, begun)) == new
+
     with pytest.raises(OtherRecipe, match=r"begin_with was begun with vae \"[0-9a-f]{64}\", not nothing"):
-        train_family(tmp_path / "work", replace(recipe, flow=replace(recipe.flow, steps=2)), Course())
-    old, new = (QwenImageEditPlusPipeline.from_pretrained(folder) for folder in (begun, further))
-    assert all(torch.equal(a, b) for a, b in zip(old.vae.parameters(), new.vae.parameters(), strict=True))
-    assert not torch.equal(old.transformer.img_in.weight, new.transformer.img_in.weight)
-    exported = QwenImageEditPlusPipeline.from_pretrained(export(tmp_path / "work"))
-    assert torch.equal(exported.transformer.img_in.weight, new.transformer.img_in.weight)
-    texts = [(folder / "text_encoder" / "model.safetensors").read_bytes() for folder in (begun, further)]
-    assert texts[0] == texts[1] == (tmp_path / "work" / "exported/text_encoder/model.safetensors").read_bytes()
-    assert family_of(tmp_path / "work", begun) == family_of(tmp_path / "work", None) == further
+        train_family(work, replace(recipe, path=replace(recipe.path, steps=3)), Course())
+    assert family_of(work, begun) == family_of(work, None) == further
     with pytest.raises(OtherRecipe, match="begin_with was begun with"):
-        family_of(tmp_path / "work", EDIT)
+        family_of(work, EDIT)
     assert family_of(tmp_path / "fresh", begun) == begun
     assert family_of(tmp_path / "empty", None) == EDIT
     assert not [path for path in further.rglob("*.json") if str(tmp_path) in path.read_text()]
+
+
+def test_what_is_saved_again_is_the_same(tmp_path: Path) -> None:
+    pipeline = family()
+    for name in ("one", "two"):
+        save(pipeline, tmp_path / name)
+    files = [path for path in (tmp_path / "one").rglob("*") if path.is_file()]
+    assert all(
+        path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes() for path in files
+    )
 
 
 def test_another_recipe_in_the_same_folder_is_refused_and_told(tmp_path: Path) -> None:
@@ -392,9 +440,22 @@ def test_a_folder_that_is_older_than_a_setting_was_begun_with_its_default(tmp_pa
     settings = settings_of("edit", RECIPES["smoke"])
     older = {name: value for name, value in settings.items() if name != "flow.train_text"}
     (tmp_path / BEGUN).write_text(json.dumps({"edit": older}))
+    with pytest.raises(OtherRecipe, match=r"flow\.train_text true, not false;"):
+        keep_to(tmp_path, "edit", {**settings, "flow.train_text": False})
     keep_to(tmp_path, "edit", settings)
     with pytest.raises(OtherRecipe, match=r"flow\.train_text true, not false;"):
         keep_to(tmp_path, "edit", {**settings, "flow.train_text": False})
+
+
+def test_a_folder_that_is_older_than_the_last_stage_goes_on_with_it(tmp_path: Path) -> None:
+    settings = settings_of("edit", RECIPES["smoke"])
+    older = {name: value for name, value in settings.items() if not name.startswith("path.")}
+    (tmp_path / BEGUN).write_text(json.dumps({"edit": older}))
+    with pytest.raises(OtherRecipe, match=r"edit was begun with flow\.steps 4, not 5; "):
+        keep_to(tmp_path, "edit", {**settings, "flow.steps": 5})
+    keep_to(tmp_path, "edit", settings)
+    with pytest.raises(OtherRecipe, match=r"edit was begun with path\.steps 2, not 3; "):
+        keep_to(tmp_path, "edit", {**settings, "path.steps": 3})
 
 
 def test_every_setting_of_a_recipe_can_be_given_by_its_name() -> None:
@@ -508,7 +569,7 @@ def test_the_whole_training_stopped_again_and_again_makes_every_shipped_file(tmp
     assert lines[-1].endswith("darkroom bench injection --only defaults --install defaults")
     folders = {part: "family" if part == "edit" else part for part in PARTS}
     files = [path for path in whole.rglob("*") if path.is_file() and path.suffix != ".pt"]
-    assert {path.relative_to(whole).parts[0] for path in files} == {*folders.values(), "scores", BEGUN}
+    assert {path.relative_to(whole).parts[0] for path in files} == {*folders.values(), "flowed", "scores", BEGUN}
     for path in files:
         assert path.read_bytes() == (halves / path.relative_to(whole)).read_bytes(), path
 

@@ -22,6 +22,8 @@ _FIELDS = {
 _OPEN = ("compiled",)
 # What earlier folders do not note: there it was so.
 _ALWAYS_WAS = {"edit": {"flow.train_text": True}}
+# A last stage that earlier folders do not know: it goes on from what they hold, with whatever settings.
+_LATER = {"edit": "path."}
 
 
 class OtherRecipe(ValueError):
@@ -35,24 +37,26 @@ def settings_of(part: str, recipe: Recipe) -> dict[str, Any]:
 
 
 def keep_to(work: Path, part: str, settings: Mapping[str, Any]) -> None:
-    """Note in `work` what `part` is trained with, where that is not noted yet.
+    """Note in `work` what `part` is trained with, where that is not noted yet, or not of a stage that came later.
 
     Raises OtherRecipe, which says what differs, where it was begun with something else.
     """
     path = work / BEGUN
     noted: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
     wanted: dict[str, Any] = json.loads(json.dumps(settings))
-    if part not in noted:
-        work.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**noted, part: wanted}, indent=2) + "\n")
-        return
-    begun = {**_ALWAYS_WAS.get(part, {}), **noted[part]}
+    begun = {**_ALWAYS_WAS.get(part, {}), **noted[part]} if part in noted else wanted
+    later = _LATER.get(part)
+    if later and not any(name.startswith(later) for name in begun):
+        begun |= {name: value for name, value in wanted.items() if name.startswith(later)}
     if differing := [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]:
         told = ", ".join(f"{name} {_said(begun, name)}, not {_said(wanted, name)}" for name in differing)
         raise OtherRecipe(
             f"{path}: {part} was begun with {told}; go on with the same --recipe, which the device chooses"
             " where none is named, and the same other options, or take another --work"
         )
+    if noted.get(part) != wanted:
+        work.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({**noted, part: wanted}, indent=2) + "\n")
 
 
 def _said(settings: Mapping[str, Any], name: str) -> str:

@@ -150,10 +150,10 @@ def make_processor(tokenizer: Qwen2Tokenizer) -> Qwen2VLProcessor:
 def save(pipeline: QwenImageEditPlusPipeline, folder: Path) -> None:
     """Write every part of `pipeline` under `folder`: float16 weights in files of at most 14 MB, float32 when loaded."""
     folder.mkdir(parents=True, exist_ok=True)
-    half = copy.copy(pipeline)
-    half.register_modules(
-        **{name: copy.deepcopy(getattr(pipeline, name)).half() for name in ("vae", "text_encoder", "transformer")}
-    )
+    # Saving leaves notes in the tokenizer, which the next saving would write down.
+    half = copy.deepcopy(pipeline)
+    for model in (half.vae, half.text_encoder, half.transformer):
+        model.half()
     half.save_pretrained(folder, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)
     declare_float32(folder / "text_encoder" / "config.json")
     for config in folder.rglob("*.json"):

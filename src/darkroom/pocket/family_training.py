@@ -1,6 +1,5 @@
 """The family that edits and draws, by the stages VAE, sight, pairs, flow and path."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
@@ -43,7 +42,7 @@ def train_family(work: Path, recipe: Recipe, course: Course, threads: int = 0, b
     `begin_with` is a family whose training goes on, with fresh optimizers, where `work` holds no checkpoint: its VAE
     and sight stay, its transformer and text encoder learn further, perhaps other kinds of edits.
     The same recipe gives the same weights on the same machine and number of threads, interrupted or not. With
-    `threads` 0 the flow stage takes the cores that other processes leave free, and sums round differently each time.
+    `threads` 0 flow and path take the cores that other processes leave free, and sums round differently each time.
     Raises OutOfTime when the course's minutes are over, OtherRecipe where `work` was begun with another family or none.
     """
     if begin_with is None and finished(work, "path", recipe.path.steps):
@@ -63,35 +62,28 @@ def train_family(work: Path, recipe: Recipe, course: Course, threads: int = 0, b
         _sight(pipeline, work, recipe, course)
         start_transformer(pipeline.transformer)
     sets = [examples(pipeline, name, work, recipe, course) for name in recipe.shards]
-    _flow(pipeline, sets, work, recipe, course, yielding=not threads and course.device.type == "cpu")
-    course.begin("path", recipe.path.steps)
-    train_path(
-        pipeline.transformer,
-        pipeline.text_encoder,
-        sets,
-        pipeline.tokenizer,
-        Schedule(**{field.name: pipeline.scheduler.config[field.name] for field in fields(Schedule)}),
-        recipe.path,
-        recipe.flow,
-        work / "path.pt",
-        course,
-    )
-    save(pipeline, work / "family")
-    tell(work, "path", recipe.path.steps, _family_figures(work / "family", "path", sets, work, recipe.cases), course)
+    yielding = not threads and course.device.type == "cpu"
+    _flow(pipeline, sets, work, recipe, course, yielding)
+    _path(pipeline, sets, work, recipe, course, yielding)
     return work / "family"
 
 
 def export(work: Path, seed: int = 0) -> Path:
-    """The family as far as training in `work` has come, the flow stage's averaged: judge it while training goes on."""
+    """The family as far as training in `work` has come: judge it while training goes on.
+
+    During the flow stage that is the moving average of its weights, afterwards what the path stage has made of it.
+    Raises FileNotFoundError where the flow stage has no checkpoint yet.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pipeline = assemble()
     _restore_vae(pipeline, work / "vae_done.pt")
     pipeline.text_encoder.load_state_dict(_needed(work / "sight_done.pt"))
-    average = _needed(work / "flow.pt")["average"] | (load_checkpoint(work / "path.pt") or {"weights": {}})["weights"]
+    walked = load_checkpoint(work / "path.pt")
+    weights = _needed(work / "flow.pt")["average"] | ({} if walked is None else walked["weights"])
     parts = {"transformer": pipeline.transformer, "text": pipeline.text_encoder.model.language_model}
     for part, model in parts.items():
-        learned = {k.removeprefix(part + "."): v for k, v in average.items() if k.startswith(part + ".")}
+        learned = {k.removeprefix(part + "."): v for k, v in weights.items() if k.startswith(part + ".")}
         # Without its words in there, the text encoder was held still.
         if learned or part != "text":
             model.load_state_dict(learned)
@@ -144,8 +136,7 @@ def _vae(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, course
 def _vae_figures(pipeline: QwenImageEditPlusPipeline, cases: int) -> dict[str, float]:
     """PSNR in dB of what the engine makes of held-out pictures, with the weights rounded as files hold them."""
     with TemporaryDirectory() as folder:
-        # Saving leaves notes in the tokenizer, which the family's own saving would write down.
-        save(copy.deepcopy(pipeline), Path(folder))
+        save(pipeline, Path(folder))
         return vae_figures(load_editor(Path(folder)), cases)
 
 
@@ -181,7 +172,8 @@ def _flow(
 ) -> None:
     """Transformer and language model as the flow stage leaves them, as files hold them."""
     folder = work / "flowed"
-    if not finished(work, "flow", recipe.flow.steps):
+    # Trainings that are older than the path stage are finished without this folder.
+    if not (finished(work, "flow", recipe.flow.steps) and folder.is_dir()):
         course.begin("flow", recipe.flow.steps)
         train_flow(
             pipeline.transformer,
@@ -198,6 +190,32 @@ def _flow(
     flowed = QwenImageEditPlusPipeline.from_pretrained(folder)
     pipeline.transformer.load_state_dict(flowed.transformer.state_dict())
     pipeline.text_encoder.load_state_dict(flowed.text_encoder.state_dict())
+
+
+def _path(
+    pipeline: QwenImageEditPlusPipeline,
+    sets: Sequence[Pairs],
+    work: Path,
+    recipe: Recipe,
+    course: Course,
+    yielding: bool,
+) -> None:
+    """The transformer's last stage, and with it the family."""
+    course.begin("path", recipe.path.steps)
+    train_path(
+        pipeline.transformer,
+        pipeline.text_encoder,
+        sets,
+        pipeline.tokenizer,
+        Schedule(**{field.name: pipeline.scheduler.config[field.name] for field in fields(Schedule)}),
+        recipe.path,
+        recipe.flow,
+        work / "path.pt",
+        course,
+        yielding=yielding,
+    )
+    save(pipeline, work / "family")
+    tell(work, "path", recipe.path.steps, _family_figures(work / "family", "path", sets, work, recipe.cases), course)
 
 
 def examples(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe: Recipe, course: Course) -> Pairs:
