@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 from darkroom import delivery, fetch, sources
 from darkroom.artifacts import Artifact
 from darkroom.claims import RENEW_SECONDS, Claim, Claims
-from darkroom.errors import BadJob, Cancelled, DarkroomError, Internal, InvalidInput, UploadFailed
+from darkroom.errors import BadJob, Cancelled, DarkroomError, Internal, InvalidInput, TimedOut, UploadFailed
 from darkroom.jobs import Limits, S3Config, parse, redacted
 from darkroom.models.shelf import Shelf, default_budget, read_card
 from darkroom.models.specs import resolve
@@ -69,7 +69,7 @@ class Service:
         self._spool = Spool(settings.spool, int(settings.spool_gib * 2**30))
         self._io = ThreadPoolExecutor(max_workers=IO_THREADS, thread_name_prefix="io")
         self._claims = Claims()
-        self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._keys: WeakValueDictionary[tuple[str, bool], asyncio.Lock] = WeakValueDictionary()
         self._jobs_run = 0
 
     async def preload(self) -> None:
@@ -113,7 +113,8 @@ class Service:
             return await self._in_io(lambda: last_value(run.start(job, self._desk(ticket, {}))))
         if job.idempotency_key is None:
             return await self._work(ticket, run, send)
-        lock = self._keys.setdefault(job.idempotency_key, asyncio.Lock())
+        # Who waits for a key in a caller's own bucket holds up none of the worker's store.
+        lock = self._keys.setdefault((job.idempotency_key, ticket.store is self.store), asyncio.Lock())
         async with lock:
             return await self._once(ticket, run, send, job.idempotency_key)
 
@@ -232,8 +233,11 @@ class Service:
     # -- idempotency ----------------------------------------------------------------------------
 
     async def _once(self, ticket: Ticket, run: Recipe, send: Send | None, key: str) -> dict[str, Any]:
-        """Answer from the store, or make the result as the only worker that does; the others wait for it here."""
-        handed_out_again = True
+        """Answer from the store, or make the result as the only worker that does; the others wait for it here.
+
+        Raises TimedOut when that takes longer than a job may run.
+        """
+        handed_out_again, latest = True, time.monotonic() + self.settings.job_seconds
         while (known := await self._in_io(lambda: self._known(ticket))) is None:
             try:
                 async with self._holding(ticket, key, handed_out_again) as claim:
@@ -243,7 +247,9 @@ class Service:
                         return await self._work(ticket, run, send) if known is None else known
             except Overtaken:
                 log.warning("job %s: another worker has taken over its key and is waited for", ticket.job_id)
-                handed_out_again = False
+                handed_out_again, latest = False, time.monotonic() + self.settings.job_seconds
+            if time.monotonic() > latest:
+                raise TimedOut("another worker is still making the result of this idempotency_key; ask for it later")
             await asyncio.sleep(LOOK_SECONDS)
         return known
 

@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     max_source_megapixels: PositiveFloat = 64.0
     fetch_seconds: PositiveFloat = 20.0
     job_seconds: PositiveFloat = 3_600.0
-    """A job that runs longer ends with TIMEOUT between two steps."""
+    """A job that runs longer, or waits so long for another worker's result, ends with TIMEOUT between two steps."""
     max_result_mb: PositiveFloat = 9.5
     """Largest reply in 10^6 bytes; RunPod loses what is over 10 MB (/run)."""
     max_lora_mib: PositiveFloat = 2_048.0

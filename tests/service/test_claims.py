@@ -202,6 +202,36 @@ async def test_a_cancel_is_not_taken_for_an_overtaking(
     assert lease_of(worker) == claims.GIVEN_UP
 
 
+async def test_a_wait_for_another_worker_is_no_longer_than_a_job_may_run(
+    make_service: MakeService, works: list[Work]
+) -> None:
+    worker = make_service(job_seconds=0.1)
+    job = edit_job("late", idempotency_key="k")
+    assert Claims().take(worker.store, "k", "another", parse(job["input"], worker.limits).request_hash())
+    reply = await worker.handle(job)
+    assert (reply["code"], reply["retryable"]) == ("TIMEOUT", True)
+    assert not works[0].begun.is_set()
+
+
+async def test_a_wait_for_a_key_in_a_callers_own_bucket_holds_up_no_job_of_the_workers_store(
+    make_service: MakeService, works: list[Work], s3_server: S3Server
+) -> None:
+    with conditional_s3.serve(s3_server) as conditional:
+        worker, own = make_service(allow_private_urls=True), conditional.server
+        job = edit_job("theirs", idempotency_key="same")
+        bucket = make_service(**bucket_settings(own, "")).store
+        assert Claims().take(bucket, "same", "another", parse(job["input"], worker.limits).request_hash())
+        address = {"endpointUrl": own.endpoint_url, "bucketName": own.bucket}
+        job["s3Config"] = {**address, "accessId": own.access_key, "accessSecret": own.secret}
+        waiting = asyncio.create_task(worker.handle(job))
+        await until(lambda: len(conditional.asked) > 6)
+        works[0].may_end.set()
+        assert (await asyncio.wait_for(worker.handle(edit_job("ours", idempotency_key="same")), 60))["images"]
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+
 class SlowToClaim(FolderStore):
     """A folder whose conditional writes wait until they may."""
 
