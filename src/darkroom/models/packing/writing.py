@@ -237,13 +237,16 @@ def _told_when_full(out: Path, needed: int | None = None) -> Iterator[None]:
 
 def _how_to_go_on(out: Path, needed: int | None) -> str:
     """What a full disk leaves of a pack, after what is half written has been removed."""
+    afresh = "; free some space and pack again"
     if needed is None:
-        return "; free some space and pack again"
+        return afresh
     partial = out.with_name(out.name + PARTIAL)
     finished = keep_finished(partial)
     missing = needed - finished - shutil.disk_usage(partial).free
     # Where a quota or the longest file is what ended it, the disk's free space says nothing.
     short = f", {missing / 1e9:.2f} GB are missing" if missing > 0 else ""
+    if not finished:
+        return short + afresh
     return (
         f"{short}; what is finished ({finished / 1e9:.2f} GB) is kept in {partial.name}: free some space and pack "
         "again, which goes on from there"
