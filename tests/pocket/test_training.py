@@ -322,6 +322,7 @@ def test_learning_rates_rise_and_end_above_zero() -> None:
         assert rate[0] < rate[9] <= 1
         assert 0 < rate[-1] < 0.1
         assert max(rate) <= 1
+    assert warm_then_linear(0, 100, 0) == trapezoid(0, 100, 0, 0.3) == 1
 
 
 def test_training_always_keeps_one_core(tmp_path: Path) -> None:
@@ -399,10 +400,10 @@ def test_training_goes_on_from_a_finished_family(tmp_path: Path) -> None:
     assert weights(export(work)) == flowed
     assert weights(train_family(work, recipe, Course(), threads, begun)) == new
 
-    with pytest.raises(OtherRecipe, match=r"begin_with was begun with vae \"[0-9a-f]{64}\", not nothing"):
+    with pytest.raises(OtherRecipe, match=f"{work} was begun with a --begin-with; go on as it was begun"):
         train_family(work, replace(recipe, path=replace(recipe.path, steps=3)), Course())
     assert family_of(work, begun) == family_of(work, None) == further
-    with pytest.raises(OtherRecipe, match="begin_with was begun with"):
+    with pytest.raises(OtherRecipe, match=f"{work} was begun with another family than {EDIT}, or with none; "):
         family_of(work, EDIT)
     assert family_of(tmp_path / "fresh", begun) == begun
     assert family_of(tmp_path / "empty", None) == EDIT
@@ -474,6 +475,8 @@ def test_every_setting_of_a_recipe_can_be_given_by_its_name() -> None:
         ("flow.steps", "--set: 'flow.steps' gives flow.steps no JSON value"),
         ("flow.steps=many", "--set: 'flow.steps=many' gives flow.steps no JSON value"),
         ('flow.steps="many"', "--set: flow.steps: input should be a valid integer"),
+        ("path.counts=[]", "--set: path.counts: tuple should have at least 1 item"),
+        ("path.learns=0", "--set: path.learns: input should be greater than 0"),
         ("shards.pairs=[1]", "--set: shards.pairs.1: field required"),
     ],
 )

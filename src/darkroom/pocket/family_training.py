@@ -12,7 +12,7 @@ from diffusers import QwenImageEditPlusPipeline
 
 from darkroom.models.presets import Preset
 from darkroom.models.weights import weights_digest
-from darkroom.pocket.begun import keep_to
+from darkroom.pocket.begun import OtherRecipe, keep_to
 from darkroom.pocket.evaluate import held_out, vae_figures
 from darkroom.pocket.family import assemble, save
 from darkroom.pocket.finished import finished, tell
@@ -104,7 +104,11 @@ def family_of(work: Path, begin_with: Path | None) -> Path:
 
 def _keep_to(begin_with: Path | None, work: Path) -> None:
     parts = () if begin_with is None else ("vae", "text_encoder", "transformer")
-    keep_to(work, "begin_with", {part: weights_digest((begin_with or work) / part) for part in parts})
+    try:
+        keep_to(work, "begin_with", {part: weights_digest((begin_with or work) / part) for part in parts})
+    except OtherRecipe as error:
+        was = "with a --begin-with" if begin_with is None else f"with another family than {begin_with}, or with none"
+        raise OtherRecipe(f"{work} was begun {was}; go on as it was begun, or take another --work") from error
 
 
 def _adopt(family: Path, work: Path) -> QwenImageEditPlusPipeline:

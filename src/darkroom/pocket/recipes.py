@@ -67,7 +67,7 @@ class Recipe:
 
 
 def _gpu() -> Recipe:
-    """Larger batches, twice the pictures, seventeen times the edits shown: by arithmetic three runs of 8 minutes."""
+    """Larger batches, twice the pictures, five times the edits shown: by arithmetic three runs of 8 minutes."""
     small = Recipe()
     return replace(
         small,

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from diffusers import QwenImageTransformer2DModel as Transformer
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
 from transformers import Qwen2Tokenizer
@@ -46,9 +48,9 @@ class PathRecipe:
     """
 
     steps: int = 1000
-    batch: int = 8
-    counts: tuple[int, ...] = (6, 8, 12)
-    learns: int = 4
+    batch: PositiveInt = 8
+    counts: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (6, 8, 12)
+    learns: PositiveInt = 4
     matrix_lr: float = 0.002
     vector_lr: float = 2e-4
     warmup: int = 20

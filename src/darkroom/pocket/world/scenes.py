@@ -82,16 +82,16 @@ def draw_scene(rng: np.random.Generator, width: int = 128, height: int = 128, sh
     return scene if complete else draw_scene(rng, width, height, shapes)
 
 
-def place(rng: np.random.Generator, scene: Scene, shape: str, radius: float | None = None) -> Item | None:
+def place(rng: np.random.Generator, scene: Scene, shape: str) -> Item | None:
     """A free place for `shape`, in a colour that shows there; None where there is no room."""
     for _ in range(20):
-        size = radius if radius is not None else float(rng.uniform(13, 27))
+        radius = float(rng.uniform(13, 27))
         item = Item(
             shape,
             str(rng.choice(NAMES)),
-            float(rng.uniform(size + _MARGIN, scene.width - size - _MARGIN)),
-            float(rng.uniform(size + _MARGIN, scene.height - size - _MARGIN)),
-            size,
+            float(rng.uniform(radius + _MARGIN, scene.width - radius - _MARGIN)),
+            float(rng.uniform(radius + _MARGIN, scene.height - radius - _MARGIN)),
+            radius,
             float(rng.uniform(-8, 8)),
         )
         if fits(scene, item) and shows(scene, item):

@@ -11,7 +11,7 @@ from PIL.Image import Image
 from darkroom.errors import InvalidInput
 from darkroom.jobs import BridgeCompare, BridgeTrain
 from darkroom.jobs.bridge_compare import UNTRAINED
-from darkroom.models.bridge import Bridge, from_bytes, made_between, untrained
+from darkroom.models.bridge import MADE_FOR, Bridge, from_bytes, made_between, untrained
 from darkroom.models.checkpoint import unpacked
 from darkroom.models.editor import Editor
 from darkroom.models.enhanced import sight_grid
@@ -82,6 +82,8 @@ def models_at_hand(desk: Desk) -> dict[str, str]:
 
 def warn_of_strangers(bridge: Bridge, desk: Desk) -> None:
     """Say in the reply where the bridge was trained between other models than the worker's."""
+    if not bridge.about.get(MADE_FOR):
+        return  # the models' files need not be read
     if strangers := bridge.strangers(models_at_hand(desk)):
         desk.warn(f"the bridge was made for another {' and another '.join(strangers)} than this worker's")
 
