@@ -471,7 +471,7 @@ def test_a_disk_without_room_for_the_first_file_says_so(family: Path, tmp_path: 
     most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
-        with pytest.raises(ModelNotReady, match="is full(, .* are missing)?; free some space and pack again$"):
+        with pytest.raises(ModelNotReady, match=r"is full(, .* are missing)?; free some space and pack again$"):
             packed(family, tmp_path / "out")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
