@@ -568,6 +568,10 @@ def test_the_whole_training_stopped_again_and_again_makes_every_shipped_file(tmp
         if "the same command goes on" not in lines[-1]:
             break
     assert sum("minutes are over" in line for line in lines) > 3
+    # What belongs to a family says to which.
+    assert {f"lightning: for {halves / 'family'}", f"bridge: between {halves / 'qwen3vl'} and {halves / 'family'}"} <= {
+        *lines
+    }
     assert lines[-2] == f"identity: {halves / 'identity'}"
     assert lines[-1].endswith("darkroom bench injection --only defaults --install defaults")
     folders = {part: "family" if part == "edit" else part for part in PARTS}

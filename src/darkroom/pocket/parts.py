@@ -48,6 +48,7 @@ def train_lightning(work: Path, recipe: Recipe, course: Course, begin_with: Path
     stage, folder = f"lightning_{base[:8]}", work / "lightning"
     if made_for(folder) == base and finished(work, stage, own.steps):
         return folder
+    course.report(f"lightning: for {family}")
     pipeline = QwenImageEditPlusPipeline.from_pretrained(family)
     shown = replace(recipe, shards=own.shards, times=own.times)
     sets = [examples(pipeline, name, work, shown, course) for name in shown.shards]
@@ -87,15 +88,16 @@ def train_the_bridge(work: Path, recipe: Recipe, course: Course, begin_with: Pat
     """
     family = family_of(work, begin_with)
     sight = work / "qwen3vl" if (work / "qwen3vl").is_dir() else WEIGHTS / "qwen3vl"
-    made_for = made_between(family / "text_encoder", sight)
-    models = "".join(digest[:8] for digest in made_for.values())
+    between = made_between(family / "text_encoder", sight)
+    models = "".join(digest[:8] for digest in between.values())
     epochs, checkpoint = recipe.bridge.epochs, work / f"bridge_{models}.pt"
     if checkpoint.exists() and finished(work, "bridge", epochs, models):
         return work / "bridge"
+    course.report(f"bridge: between {sight} and {family}")
     course.begin("bridge", epochs)
     eyes = VisionExtractor.load(sight, torch.device("cpu"), language=False)
     bridge, told = train_bridge(load_editor(family), eyes, recipe.bridge, checkpoint, course)
-    save_bridge(bridge, work / "bridge" / "bridge.safetensors", made_for)
+    save_bridge(bridge, work / "bridge" / "bridge.safetensors", between)
     tell(work, "bridge", epochs, {"loss": told[-1], "loss without it": told[0]}, course, models)
     return work / "bridge"
 
