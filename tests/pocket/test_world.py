@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 
@@ -12,7 +11,7 @@ from darkroom.pocket.world.colours import NAMES, nearest, rgb
 from darkroom.pocket.world.edits import KINDS, SHAPE_EDITS, draw_edit, reverse
 from darkroom.pocket.world.photos import HELD_OUT, TRAINING
 from darkroom.pocket.world.phrases import PHRASES
-from darkroom.pocket.world.scenes import Item, Scene, draw_scene, most_room
+from darkroom.pocket.world.scenes import Item, Scene, draw_scene, place_near_middle
 from darkroom.pocket.world.shapes import ROUND, SHAPES, coverage
 
 CASES = range(6)
@@ -115,22 +114,15 @@ def test_shapes_of_a_scene_differ_and_never_touch() -> None:
         assert np.max(np.sum(masks, axis=0)) <= 1.001
 
 
-def test_an_added_shape_stands_where_there_is_most_room() -> None:
-    for case in CASES:
-        scene = draw_scene(np.random.default_rng(case))
-        item = most_room(scene, "square", "red", 10.0) or most_room(scene, "square", "white", 10.0)
-        assert item is not None
-        taken = np.max([scene.mask(other) for other in scene.items], axis=0) > 0
-        # An independent ruler of the same room: the distance transform of the free pixels, borders taken.
-        room = cv2.distanceTransform(np.pad(~taken, 1).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-        # Shapes fill their circles in part, and the points are 8 pixels apart.
-        assert room[round(item.y), round(item.x)] > 0.75 * room.max()
-
-
-def test_nothing_is_added_where_there_is_no_room() -> None:
-    ground = np.full((128, 128, 3), 0.5, dtype=np.float32)
-    full = Scene(ground, (Item("circle", "red", 64, 64, 55),))
-    assert most_room(full, "square", "white", 18.0) is None
+def test_an_added_shape_stands_as_near_the_middle_as_there_is_room() -> None:
+    grey = np.full((128, 128, 3), 0.5, dtype=np.float32)
+    added = place_near_middle(Scene(grey, ()), "square", "red", 18.0)
+    assert added == Item("square", "red", 64.0, 64.0, 18.0)
+    # In the middle there is one already: above it is the first of four places that are equally near.
+    beside = place_near_middle(Scene(grey, (Item("circle", "white", 64, 64, 9),)), "square", "red", 18.0)
+    assert beside == Item("square", "red", 64.0, 32.0, 18.0)
+    full = Scene(grey, (Item("circle", "red", 64, 64, 55),))
+    assert place_near_middle(full, "square", "white", 18.0) is None
 
 
 def test_what_nothing_can_tell_is_not_asked_for() -> None:

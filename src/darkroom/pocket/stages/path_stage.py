@@ -47,7 +47,7 @@ class PathRecipe:
     as in the flow stage's recipe.
     """
 
-    steps: int = 1000
+    steps: int = 1200
     batch: PositiveInt = 8
     counts: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (6, 8, 12)
     learns: PositiveInt = 4

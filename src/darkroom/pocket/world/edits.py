@@ -22,7 +22,7 @@ from darkroom.pocket.world.marks import (
 from darkroom.pocket.world.photos import crop
 from darkroom.pocket.world.phrases import DIRECTIONS, phrase
 from darkroom.pocket.world.portraits import PORTRAIT_EDITS, draw_portrait_edit
-from darkroom.pocket.world.scenes import Item, Scene, draw_scene, fits, most_room, moved, shows
+from darkroom.pocket.world.scenes import Item, Scene, draw_scene, fits, moved, place_near_middle, shows
 from darkroom.pocket.world.shapes import ROUND, SHAPES
 from darkroom.pocket.world.tones import TONES
 from darkroom.pocket.world.writing import draw_rewording, draw_writing
@@ -122,7 +122,7 @@ def _turn(rng: np.random.Generator, scene: Scene) -> Edit | None:
 def _add(rng: np.random.Generator, scene: Scene) -> Edit | None:
     present = {other.shape for other in scene.items}
     shape = str(rng.choice([shape for shape in SHAPES if shape not in present]))
-    after = most_room(scene, shape, str(rng.choice(NAMES)), ADDED_RADIUS)
+    after = place_near_middle(scene, shape, str(rng.choice(NAMES)), ADDED_RADIUS)
     if after is None:
         return None
     text = phrase(rng, "add", shape=shape, colour=after.colour)

@@ -1,5 +1,6 @@
 """A scene: a ground and up to four shapes, each of another sort, none overlapping."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,8 +16,8 @@ _CONTRAST = 0.42
 _MOST_SHAPES = 4
 # How far "move" moves, in pixels: two tokens of the transformer.
 MOVE_PIXELS = 32
-# Between the points among which `most_room` chooses, in pixels.
-_ROOM_STEP = 8
+# Between the points among which `place_near_middle` chooses, in pixels: one token of the transformer.
+_STEP = 16
 
 
 @dataclass(frozen=True)
@@ -99,26 +100,19 @@ def place(rng: np.random.Generator, scene: Scene, shape: str) -> Item | None:
     return None
 
 
-def most_room(scene: Scene, shape: str, colour: str, radius: float) -> Item | None:
-    """`shape`, upright, where there is most room between shapes and borders; None where it would not fit or show.
+def place_near_middle(scene: Scene, shape: str, colour: str, radius: float) -> Item | None:
+    """`shape`, upright, as near the middle as it fits and shows; None where it does so nowhere.
 
-    One place for one scene: who is asked to add a shape without being told where has nothing to guess. Among points a
-    few pixels apart; of equal ones the first from the top left.
+    One place for one scene: who is asked to add a shape without being told where has nothing to guess. It is one of a
+    few points, so that the same place is easy to hit; of equally near ones the first from the top left.
     """
-    points = [
-        (float(x), float(y))
-        for y in range(_ROOM_STEP, scene.height, _ROOM_STEP)
-        for x in range(_ROOM_STEP, scene.width, _ROOM_STEP)
-    ]
-    x, y = max(points, key=lambda point: _room(scene, *point))
-    item = Item(shape, colour, x, y, radius)
-    return item if fits(scene, item) and shows(scene, item) else None
-
-
-def _room(scene: Scene, x: float, y: float) -> float:
-    """Distance from a point to the nearest border or shape, in pixels."""
-    borders = min(x, scene.width - x, y, scene.height - y)
-    return min([borders, *(float(np.hypot(x - item.x, y - item.y)) - item.radius for item in scene.items)])
+    middle = (scene.width / 2, scene.height / 2)
+    points = [(x, y) for y in range(_STEP, scene.height, _STEP) for x in range(_STEP, scene.width, _STEP)]
+    for x, y in sorted(points, key=lambda point: math.dist(point, middle)):
+        item = Item(shape, colour, float(x), float(y), radius)
+        if fits(scene, item) and shows(scene, item):
+            return item
+    return None
 
 
 def moved(scene: Scene, item: Item, step_x: int, step_y: int) -> Item | None:
