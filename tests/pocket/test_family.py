@@ -10,6 +10,7 @@ from diffusers import QwenImageEditPlusPipeline
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit_plus
 from PIL import Image
 
+from darkroom.pocket import family
 from darkroom.pocket.family import CONDITION_AREA, VAE_AREA, build
 from darkroom.pocket.tokens import EDIT_PREFIX, SPECIAL_TOKENS, train_tokenizer
 
@@ -28,6 +29,25 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_same_seed_builds_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     assert contents(build(tmp_path / "same", seed=3)) == contents(folder)
     assert contents(build(tmp_path / "other", seed=4)) != contents(folder)
+
+
+def test_who_is_stopped_while_saving_leaves_the_folder_that_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "family"
+    build(saved, seed=0)
+    before = contents(saved)
+
+    def stopped(config: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(family, "declare_float32", stopped)
+        build(saved, seed=1)
+    assert contents(saved) == before
+    build(saved, seed=1)
+    assert set(contents(saved)) == set(before)
+    assert contents(saved) != before
 
 
 def test_building_leaves_the_callers_random_state_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -148,16 +149,25 @@ def make_processor(tokenizer: Qwen2Tokenizer) -> Qwen2VLProcessor:
 
 
 def save(pipeline: QwenImageEditPlusPipeline, folder: Path) -> None:
-    """Write every part of `pipeline` under `folder`: float16 weights in files of at most 14 MB, float32 when loaded."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Put every part of `pipeline` in the place of `folder`: float16, in files of at most 14 MB, float32 when loaded.
+
+    Who is killed meanwhile leaves the folder that was there.
+    """
+    unfinished = folder.with_name(f"{folder.name}.writing")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    unfinished.mkdir(parents=True)
     # Saving leaves notes in the tokenizer, which the next saving would write down.
     half = copy.deepcopy(pipeline)
     for model in (half.vae, half.text_encoder, half.transformer):
         model.half()
-    half.save_pretrained(folder, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)
-    declare_float32(folder / "text_encoder" / "config.json")
-    for config in folder.rglob("*.json"):
+    half.save_pretrained(unfinished, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)
+    declare_float32(unfinished / "text_encoder" / "config.json")
+    for config in unfinished.rglob("*.json"):
         _forget_origin(config)
+    if folder.exists():
+        shutil.rmtree(folder)
+    unfinished.rename(folder)
 
 
 def _forget_origin(config: Path) -> None:
