@@ -18,6 +18,9 @@ TAUGHT = (
     "background",
     "remove",
     "move",
+    "bigger",
+    "smaller",
+    "turn",
     "follow",
     "black and white",
     "sepia",
@@ -26,13 +29,14 @@ TAUGHT = (
     "inverted",
     "hair",
     "glasses",
+    "hat",
 )
 
 # They have met these as well: dots they read where these are large, or through the bridge; of the others they make
 # smudges too often.
 MET = (
     *TAUGHT,
-    *("bigger", "smaller", "turn", "add", "hat", "edges", "follow people"),
+    *("add", "edges", "follow people"),
     *("dot", "dot background", "dot move"),
 )
 
