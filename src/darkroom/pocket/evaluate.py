@@ -65,9 +65,9 @@ def evaluate(
 ) -> list[Score]:
     """Judge the family in `folder`; write scores.json, scores.md and a picture grid per kind and preset to `out`.
 
-    Every case is edited once per seed; the shown ones are the first of each kind, not the best. `kinds`: of KINDS, and
-    PORTRAIT. `size`: (width, height) of the cases in pixels. Raises what reading a preset's LoRA raises, and ValueError
-    for one that was made for another family.
+    Every case is edited once per seed; the shown ones are the first of each kind with the first seed, not the best.
+    `kinds`: of KINDS, and PORTRAIT. `size`: (width, height) of the cases in pixels. Raises what reading a preset's LoRA
+    raises, and ValueError for one that was made for another family.
     """
     for preset in presets:
         _made_for(folder, preset)
@@ -82,7 +82,8 @@ def evaluate(
             for kind in kinds:
                 score, rows = _judge(editor, edits[kind], preset, seeds)
                 scores.append(score)
-                draw_grid(out / f"{kind.replace(' ', '_')}_{stem(preset)}.png", rows[:12])
+                shown = rows[:: len(seeds)][:12]
+                draw_grid(out / f"{kind.replace(' ', '_')}_{stem(preset)}.png", shown)
                 report(f"{said(preset)}: {kind} {score.right:.0%} right, {score.psnr:.1f} dB")
             if portraits:
                 drawn.append(judge_portraits(editor, out, people, preset, report))
