@@ -84,12 +84,15 @@ def test_three_steps_are_computed_as_ever(editor: Editor) -> None:
     assert fast.computed == fast.steps == 3
 
 
-@pytest.mark.parametrize("true_cfg_scale", [1.0, 4.0])
-@pytest.mark.parametrize(("name", "prompt"), [("scene.png", "make the circle green"), ("photo.jpg", "make it red")])
+@pytest.mark.parametrize(("true_cfg_scale", "cached", "aggressive"), [(1.0, 44, 31), (4.0, 20, 10)])
+@pytest.mark.parametrize(("name", "prompt"), [("scene.png", "make the circle green"), ("photo.jpg", "make it sepia")])
 def test_the_difference_is_named_in_forwards_and_decibels(
-    editor: Editor, name: str, prompt: str, true_cfg_scale: float
+    editor: Editor, name: str, prompt: str, true_cfg_scale: float, cached: float, aggressive: float
 ) -> None:
-    """What eight steps of the shipped weights cost and lose; the bounds are a few decibels below what was measured."""
+    """What eight steps of the shipped weights cost and lose; the bounds are a few decibels below what was measured.
+
+    CFG 4 is not what these weights were made for: their velocities swing from step to step, and extrapolate badly.
+    """
     conditioning, forwards = told(editor, name, prompt), list[int]()
     hook = editor.transformer.register_forward_hook(lambda *_: forwards.append(1))
     try:
@@ -101,8 +104,8 @@ def test_the_difference_is_named_in_forwards_and_decibels(
     finally:
         hook.remove()
     assert [results[mode].computed for mode in results] == [8, 5, 4]
-    assert psnr(results["cache"].pixels, results["none"].pixels) > 34
-    assert psnr(results["aggressive"].pixels, results["none"].pixels) > 17
+    assert psnr(results["cache"].pixels, results["none"].pixels) > cached
+    assert psnr(results["aggressive"].pixels, results["none"].pixels) > aggressive
 
 
 def test_prompts_of_unequal_length_agree_with_each_alone_and_a_sampling_with_its_repetition(editor: Editor) -> None:
