@@ -112,9 +112,9 @@ def test_bars_are_counted_over_the_floor() -> None:
 def test_the_ablation_covers_every_combination_once() -> None:
     full, quick = variants(quick=False), variants(quick=True)
     settings = [variant.guidance for variant in full if variant.name.startswith("lr")]
-    assert len(settings) == len(set(settings)) == 3 * 4 * 3 * 2 - 1 + 2  # and two of temporal_scale
+    assert len(settings) == len(set(settings)) == 3 * 4 * 3 * 2 - 1 + 3  # and three of temporal_scale
     assert {variant.name for variant in quick} < {variant.name for variant in full}
-    assert len(quick) == 16
+    assert len(quick) == 17
 
 
 def test_a_study_of_people_is_kept_apart(editor: Editor, tmp_path: Path) -> None:
