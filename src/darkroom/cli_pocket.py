@@ -84,6 +84,24 @@ def train(
     known(kind, (*KINDS, PORTRAIT))
     known([device] if device else None, training.DEVICES, "--device")
     known([recipe] if recipe else None, list(RECIPES), "--recipe")
+    if export:
+        asked = {
+            "--part": part,
+            "--minutes": minutes,
+            "--recipe": recipe,
+            "--steps": steps,
+            "--shards": shards,
+            "--kind": kind,
+            "--begin-with": begin_with,
+            "--set": settings,
+            "--compile": compiled,
+            "--freeze-text": freeze_text or None,
+        }
+        if vain := [option for option, value in asked.items() if value is not None]:
+            raise typer.BadParameter(
+                f"writes the family that --work holds, however it is trained; leave out {', '.join(vain)}",
+                param_hint="--export",
+            )
     with told(), stage_bar() as show:
         on = training.choose_device(device)
         course = training.make_course(on, minutes, typer.echo, show)

@@ -572,8 +572,7 @@ def test_the_whole_training_stopped_again_and_again_makes_every_shipped_file(tmp
     assert {f"lightning: for {halves / 'family'}", f"bridge: between {halves / 'qwen3vl'} and {halves / 'family'}"} <= {
         *lines
     }
-    assert lines[-2] == f"identity: {halves / 'identity'}"
-    assert lines[-1].endswith("darkroom bench injection --only defaults --install defaults")
+    assert lines[-1] == f"identity: {halves / 'identity'}"
     folders = {part: "family" if part == "edit" else part for part in PARTS}
     files = [path for path in whole.rglob("*") if path.is_file() and path.suffix != ".pt"]
     assert {path.relative_to(whole).parts[0] for path in files} == {*folders.values(), "flowed", "scores", BEGUN}
@@ -604,6 +603,12 @@ def test_what_does_not_fit_a_family_put_in_place_is_told(tmp_path: Path, monkeyp
         "pocket train --part bridge --install",
         "bench injection --only defaults --install defaults",
     ]
+
+
+def test_exporting_takes_no_orders_for_a_training(tmp_path: Path) -> None:
+    said = told("--export", "--work", str(tmp_path), "--steps", "9", "--freeze-text", "--no-compile")
+    assert "--export: writes the family that --work holds" in said
+    assert "leave out --steps, --compile, --freeze-text" in said
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def place(made: Mapping[str, Path], report: Report, put_in_place: bool) -> None:
         )
     if put_in_place and not bridge_fits(WEIGHTS):
         report("bridge was made for another sight than these: darkroom pocket train --part bridge --install")
-    if {"edit", "qwen3vl"} & set(made):
+    if put_in_place and {"edit", "qwen3vl"} & set(made):
         report(_HEAD)
 
 
