@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
 from darkroom.pocket.evaluate import HELD_OUT_SEED, held_out
 from darkroom.pocket.judging.rules import closest_shape, is_right
+from darkroom.pocket.world import VERSION
 from darkroom.pocket.world.colours import NAMES, nearest, rgb
 from darkroom.pocket.world.edits import KINDS, SHAPE_EDITS, draw_edit, reverse
 from darkroom.pocket.world.photos import HELD_OUT, TRAINING
@@ -123,6 +126,19 @@ def test_an_added_shape_stands_as_near_the_middle_as_there_is_room() -> None:
     assert beside == Item("square", "red", 64.0, 32.0, 18.0)
     full = Scene(grey, (Item("circle", "red", 64, 64, 55),))
     assert place_near_middle(full, "square", "white", 18.0) is None
+
+
+def test_a_world_that_draws_something_else_has_another_version() -> None:
+    """Where this fails and the change is meant, raise VERSION: folders of a training then draw their examples anew."""
+    told = []
+    for kind in KINDS:
+        edit = draw_edit(np.random.default_rng(11), kind)
+        for item in (edit.before, edit.after):
+            told.append(
+                f"{item.shape} {item.colour} {item.x:.2f} {item.y:.2f} {item.radius:.2f}" if item else "nothing"
+            )
+        told.append(edit.instruction)
+    assert (VERSION, hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]) == (2, "d95829d86bbf307b")
 
 
 def test_what_nothing_can_tell_is_not_asked_for() -> None:

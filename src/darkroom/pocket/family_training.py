@@ -29,6 +29,7 @@ from darkroom.pocket.stages.path_stage import train_path
 from darkroom.pocket.stages.sight_stage import judge_sight, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.vae_stage import polish_decoder, train_vae
+from darkroom.pocket.world import VERSION
 from darkroom.pocket.world.edits import KINDS
 from darkroom.technique.schedule import Schedule
 
@@ -223,11 +224,14 @@ def _path(
 
 
 def examples(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe: Recipe, course: Course) -> Pairs:
-    """One of drawing.SETS as `recipe` shows it; shards are drawn where `work` does not hold them for these encoders."""
+    """One of drawing.SETS as `recipe` shows it.
+
+    Shards are drawn where `work` does not hold them for this world and these encoders.
+    """
     count, draws = recipe.shards[name]
     shards, encoders = [], encoders_digest(pipeline)
     for number in range(recipe.seed, recipe.seed + count):
-        path = work / f"{name}_{number}_{draws}_{encoders}.pt"
+        path = work / f"{name}_{number}_{draws}_{VERSION}_{encoders}.pt"
         if not path.exists():
             course.begin(path.stem, draws)
         shards.append(load_or_make(path, pipeline, partial(draw_rendered, name, number), draws, course))
