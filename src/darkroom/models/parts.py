@@ -12,6 +12,7 @@ from darkroom.errors import ModelNotReady
 from darkroom.models.placement import Weight, keep_embeddings_on_host, module_name, weigh
 from darkroom.models.precision import compute_dtype, quantise
 from darkroom.models.specs import Precision
+from darkroom.models.weights import tensor_entries
 from darkroom.technique.schedule import Schedule
 
 CLASSES = {
@@ -135,11 +136,8 @@ def expected_weight(folder: Path, part: str, precision: Precision) -> Weight:
 
 def header(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     """(name, shape) of every tensor in a safetensors file."""
-    with path.open("rb") as file:
-        entries = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    for name, entry in entries.items():
-        if name != "__metadata__":
-            yield name, tuple(entry["shape"])
+    for name, entry in tensor_entries(path)[0].items():
+        yield name, tuple(entry["shape"])
 
 
 def _settled(model: Any) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from darkroom.errors import ModelNotReady
 from darkroom.models.specs import ModelSpec
@@ -100,17 +101,26 @@ def module_digest(folder: Path, module: str) -> str:
     return _module_hashed(module, tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
 
 
+def tensor_entries(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """What a safetensors header says of every tensor (dtype, shape, data_offsets), and where their bytes begin."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entries: dict[str, dict[str, Any]] = json.loads(file.read(length))
+    entries.pop("__metadata__", None)
+    return entries, 8 + length
+
+
 @lru_cache(maxsize=16)
 def _module_hashed(module: str, files: tuple[tuple[Path, int, int], ...]) -> str:
     found: dict[str, str] = {}
     for path, *_ in files:
+        entries, begin = tensor_entries(path)
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            for name, entry in json.loads(file.read(length)).items():
+            for name, entry in entries.items():
                 _, dot, rest = f".{name}".partition(f".{module}.")
                 if dot:
                     first, end = entry["data_offsets"]
-                    file.seek(8 + length + first)
+                    file.seek(begin + first)
                     own = hashlib.sha256(file.read(end - first)).hexdigest()
                     found[rest] = f"{entry['dtype']} {entry['shape']} {own}"
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()

@@ -1,7 +1,6 @@
 """The family that edits and draws, by the stages VAE, sight, pairs, flow and path."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import QwenImageEditPlusPipeline
 
+from darkroom.models.parts import load_schedule
 from darkroom.models.presets import Preset
 from darkroom.models.weights import weights_digest
 from darkroom.pocket.begun import OtherRecipe, keep_to
@@ -31,7 +31,6 @@ from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.vae_stage import polish_decoder, train_vae
 from darkroom.pocket.world import VERSION
 from darkroom.pocket.world.edits import KINDS
-from darkroom.technique.schedule import Schedule
 
 # How the family is judged at the end of its training.
 _JUDGED_WITH = Preset(steps=8, true_cfg_scale=1.0)
@@ -212,7 +211,7 @@ def _path(
         pipeline.text_encoder,
         sets,
         pipeline.tokenizer,
-        Schedule(**{field.name: pipeline.scheduler.config[field.name] for field in fields(Schedule)}),
+        load_schedule(work / "flowed" / "scheduler"),
         recipe.path,
         recipe.flow,
         work / "path.pt",

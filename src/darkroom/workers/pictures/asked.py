@@ -79,10 +79,11 @@ def downloading(file: LoraFile, desk: Desk) -> Tell:
 
 def preset_lora(file: LoraFile, desk: Desk, role: str) -> lora.Lora:
     """A preset's LoRA. Warns where it says what it was made for and the role has another transformer."""
-    if not Path(file.repo).is_absolute():
+    folder = Path(file.repo)
+    if not folder.is_absolute():
         lora.downloaded(file, "preset", None, downloading(file, desk))
-    worn = lora.of_preset(file)
-    base = lora.made_for(Path(file.repo)) if Path(file.repo).is_absolute() else None
+        return lora.of_preset(file)
+    worn, base = lora.of_preset(file), lora.made_for(folder)
     if base is not None and weights_of(desk.shelf.spec(role), "transformer") not in (None, base):
         desk.warn(
             "the preset's LoRA was made for another transformer than this worker's; "
