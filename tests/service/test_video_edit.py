@@ -109,6 +109,17 @@ async def test_scale_0_is_no_guidance_bit_for_bit_and_guidance_is_not(
     assert float(row["relative_step"]) > 0
 
 
+async def test_gradients_go_through_the_transformer_where_asked(make_service: MakeService, tmp_path: Path) -> None:
+    service = make_service()
+    through = {**GUIDED, "through": "transformer"}
+    for name, ttlg in (("vae", GUIDED), ("through", through), ("again", through)):
+        reply = await service.handle(video_job(name, edges=edge_list(1), ttlg=ttlg))
+        assert "error" not in reply, reply
+        assert rows_of(tmp_path, name)[0]["guided_steps"] == "1"
+    assert frames_of(tmp_path, "through")[1] != frames_of(tmp_path, "vae")[1]
+    assert frames_of(tmp_path, "through") == frames_of(tmp_path, "again")
+
+
 async def test_a_loss_that_guides_no_step_is_named(make_service: MakeService, tmp_path: Path) -> None:
     """Of two steps the first has noise level 1, outside the Gram loss's window, and the last is never guided."""
     service, words = make_service(), "has no effect: of 2 steps none is in the window, or only the last one"
