@@ -70,13 +70,15 @@ class ProgressFeed:
                 return
             payload, self._latest = self._latest, None
             if payload is not None:
-                await self._post(payload)
+                assert self._send is not None
+                await post(self._send, payload)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._interval)
 
-    async def _post(self, payload: dict[str, Any]) -> None:
-        assert self._send is not None
-        try:
-            await asyncio.wait_for(self._send(payload), POST_SECONDS)
-        except Exception as error:  # whatever the control plane or the SDK do: no update is worth a job
-            log.warning("a progress update was not taken: %s", type(error).__name__)
+
+async def post(send: Send, payload: dict[str, Any]) -> None:
+    """Send one update, and be done with it where it is not taken."""
+    try:
+        await asyncio.wait_for(send(payload), POST_SECONDS)
+    except Exception as error:  # whatever the control plane or the SDK do: no update is worth a job
+        log.warning("a progress update was not taken: %s", type(error).__name__)

@@ -24,7 +24,7 @@ from darkroom.errors import BadJob, Cancelled, DarkroomError, Internal, InvalidI
 from darkroom.jobs import Limits, S3Config, parse, redacted
 from darkroom.models.shelf import Shelf, default_budget, read_card
 from darkroom.models.specs import resolve
-from darkroom.progress import ProgressFeed, Send
+from darkroom.progress import ProgressFeed, Send, post
 from darkroom.runner import Runner
 from darkroom.settings import Settings
 from darkroom.spool import Kept, Spool
@@ -115,6 +115,8 @@ class Service:
             return await self._work(ticket, run, send)
         # Who waits for a key in a caller's own bucket holds up none of the worker's store.
         lock = self._keys.setdefault((job.idempotency_key, ticket.store is self.store), asyncio.Lock())
+        if lock.locked():
+            await tell_waiting(send)
         async with lock:
             return await self._once(ticket, run, send, job.idempotency_key)
 
@@ -237,7 +239,7 @@ class Service:
 
         Raises TimedOut when that takes longer than a job may run.
         """
-        handed_out_again, latest = True, time.monotonic() + self.settings.job_seconds
+        handed_out_again, told, latest = True, False, time.monotonic() + self.settings.job_seconds
         while (known := await self._in_io(lambda: self._known(ticket))) is None:
             try:
                 async with self._holding(ticket, key, handed_out_again) as claim:
@@ -250,6 +252,9 @@ class Service:
                 handed_out_again, latest = False, time.monotonic() + self.settings.job_seconds
             if time.monotonic() > latest:
                 raise TimedOut("another worker is still making the result of this idempotency_key; ask for it later")
+            if not told:
+                await tell_waiting(send)
+                told = True
             await asyncio.sleep(LOOK_SECONDS)
         return known
 
@@ -391,6 +396,12 @@ class Service:
 
     async def _in_io(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._io, function)
+
+
+async def tell_waiting(send: Send | None) -> None:
+    """Tell the caller why nothing is to be seen: once, since it stays until the next update."""
+    if send is not None:
+        await post(send, {"stage": "wait for the same idempotency_key", "done": 0, "total": 1})
 
 
 def give_up_taken(taking: Future[Claim | None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -211,6 +211,28 @@ async def test_a_wait_for_another_worker_is_no_longer_than_a_job_may_run(
     reply = await worker.handle(job)
     assert (reply["code"], reply["retryable"]) == ("TIMEOUT", True)
     assert not works[0].begun.is_set()
+
+
+async def test_who_waits_for_the_same_key_says_so_once(make_service: MakeService, works: list[Work]) -> None:
+    told: dict[str, list[Any]] = {"here": [], "elsewhere": []}
+
+    def listener(name: str) -> Callable[[dict[str, Any]], Coroutine[Any, Any, None]]:
+        async def send(payload: dict[str, Any]) -> None:
+            told[name].append(payload["stage"])
+
+        return send
+
+    worker, job = make_service(), edit_job("first", idempotency_key="k")
+    running = asyncio.create_task(worker.handle(job))
+    await until(works[0].begun.is_set)
+    here = asyncio.create_task(worker.handle({**job, "id": "second"}, listener("here")))
+    elsewhere = asyncio.create_task(make_service().handle({**job, "id": "third"}, listener("elsewhere")))
+    await until(lambda: all(told.values()))
+    await asyncio.sleep(5 * service.LOOK_SECONDS)
+    works[0].may_end.set()
+    replies = await asyncio.gather(running, here, elsewhere)
+    assert len({reply["images"][0]["key"] for reply in replies}) == 1
+    assert told == {name: ["wait for the same idempotency_key"] for name in ("here", "elsewhere")}
 
 
 async def test_a_wait_for_a_key_in_a_callers_own_bucket_holds_up_no_job_of_the_workers_store(
