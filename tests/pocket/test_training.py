@@ -9,11 +9,13 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import QwenImageEditPlusPipeline
+from torch import Tensor
 from typer.testing import CliRunner
 
 from darkroom.cli_pocket import pocket
@@ -26,6 +28,7 @@ from darkroom.pocket.family_training import export, family_of, train_family
 from darkroom.pocket.parts import PARTS, train_parts
 from darkroom.pocket.recipes import RECIPES
 from darkroom.pocket.shipped import EDIT, WEIGHTS, install
+from darkroom.pocket.stages import path_stage
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.course import Course, OutOfTime
 from darkroom.pocket.stages.drawing import SETS, TEACHES, draw_set
@@ -51,6 +54,7 @@ from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.truth import NO_SHAPE
 from darkroom.pocket.stages.vae_stage import VaeRecipe, train_vae
+from darkroom.pocket.stages.walks import Batch
 from darkroom.pocket.tokens import train_tokenizer
 from darkroom.pocket.training import choose_recipe, train_and_tell, with_settings
 from darkroom.pocket.world.shapes import SHAPES
@@ -140,6 +144,24 @@ def test_walking_its_own_path_it_learns_and_resumes_to_the_same_weights(tmp_path
     # Pictures from words alone are not walked.
     _, losses = run("drawn.pt", [drawn], 10)
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
+
+
+def test_edits_that_leave_a_choice_are_not_walked(
+    tmp_path: Path, pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline, mixed, seen = family(), replace(pairs, kinds=["add", "inverted"] * 8), set[tuple[str, int]]()
+
+    class Noted(Batch):
+        def __init__(self, text_encoder: Any, lesson: Lesson, chosen: Tensor, *rest: Any) -> None:
+            seen.update((lesson.pairs.kinds[row], len(chosen)) for row in chosen.tolist())
+            super().__init__(text_encoder, lesson, chosen, *rest)
+
+    monkeypatch.setattr(path_stage, "Batch", Noted)
+    recipe = PathRecipe(steps=8, batch=2, counts=(2,), learns=1, open=("add",))
+    models = (pipeline.transformer, pipeline.text_encoder)
+    still = replace(FLOW, blank=0.0)
+    train_path(*models, [mixed], pipeline.tokenizer, Schedule(), recipe, still, tmp_path / "path.pt", Course())
+    assert seen == {("add", 8), ("inverted", 2)}
 
 
 def test_flow_learns_and_resumes_to_the_same_weights(tmp_path: Path, pairs: Pairs) -> None:

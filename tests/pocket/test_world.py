@@ -122,8 +122,10 @@ def test_an_added_shape_stands_as_near_the_middle_as_there_is_room() -> None:
     added = place_near_middle(Scene(grey, ()), "square", "red", 18.0)
     assert added == Item("square", "red", 64.0, 64.0, 18.0)
     # In the middle there is one already: above it is the first of four places that are equally near.
-    beside = place_near_middle(Scene(grey, (Item("circle", "white", 64, 64, 9),)), "square", "red", 18.0)
+    beside = place_near_middle(Scene(grey, (Item("circle", "white", 64, 74, 9),)), "square", "red", 18.0)
     assert beside == Item("square", "red", 64.0, 32.0, 18.0)
+    nearly = Scene(grey, (Item("circle", "white", 64, 96, 9),))
+    assert place_near_middle(nearly, "square", "red", 18.0) is None
     full = Scene(grey, (Item("circle", "red", 64, 64, 55),))
     assert place_near_middle(full, "square", "white", 18.0) is None
 
@@ -138,7 +140,7 @@ def test_a_world_that_draws_something_else_has_another_version() -> None:
                 f"{item.shape} {item.colour} {item.x:.2f} {item.y:.2f} {item.radius:.2f}" if item else "nothing"
             )
         told.append(edit.instruction)
-    assert (VERSION, hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]) == (2, "d95829d86bbf307b")
+    assert (VERSION, hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]) == (3, "b7c6ab379fed8d7d")
 
 
 def test_what_nothing_can_tell_is_not_asked_for() -> None:

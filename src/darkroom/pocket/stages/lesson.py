@@ -11,18 +11,22 @@ from darkroom.pocket.stages.pairs import Pairs, prompt_ids
 
 
 class Lesson:
-    """Pairs, their rows by length of prompt, and the prompt that says nothing."""
+    """Pairs, their rows by length of prompt, and the prompt that says nothing. rows: those to learn from, or all."""
 
-    def __init__(self, pairs: Pairs, tokenizer: Qwen2Tokenizer) -> None:
+    def __init__(self, pairs: Pairs, tokenizer: Qwen2Tokenizer, rows: Sequence[int] | None = None) -> None:
         self.pairs = pairs
+        self._rows = torch.tensor(range(len(pairs)) if rows is None else rows)
         self.blank = prompt_ids(tokenizer, " ", pairs.seen_grids)
-        lengths = torch.tensor([len(prompt) for prompt in pairs.prompts])
-        self._by_length = [torch.nonzero(lengths == length).flatten() for length in lengths.unique()]
+        lengths = torch.tensor([len(pairs.prompts[row]) for row in self._rows.tolist()])
+        self._by_length = [self._rows[lengths == length] for length in lengths.unique()]
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def choose(self, rng: np.random.Generator, count: int, blank: float) -> tuple[Tensor, Tensor]:
         """`count` row numbers and their token ids [count, L]; with probability `blank` the prompt says nothing."""
         if rng.random() < blank:
-            chosen = torch.from_numpy(rng.integers(len(self.pairs), size=count))
+            chosen = self._rows[torch.from_numpy(rng.integers(len(self), size=count))]
             return chosen, torch.tensor(self.blank).expand(count, -1)
         chances = np.array([len(group) for group in self._by_length], dtype=np.float64)
         group = self._by_length[rng.choice(len(self._by_length), p=chances / chances.sum())]
@@ -40,5 +44,5 @@ class Lesson:
 
 def draw_lesson(rng: np.random.Generator, lessons: Sequence[Lesson]) -> Lesson:
     """One of `lessons`, each as often as it has pairs."""
-    chances = np.array([len(lesson.pairs) for lesson in lessons], dtype=np.float64)
+    chances = np.array([len(lesson) for lesson in lessons], dtype=np.float64)
     return lessons[rng.choice(len(lessons), p=chances / chances.sum())]

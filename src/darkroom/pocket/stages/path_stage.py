@@ -3,14 +3,14 @@
 Flow matching teaches from mixtures of noise and the truth. Sampling stands elsewhere: every step starts where the
 earlier ones, with their errors, have ended, and the more steps the further it drifts. Here edits are walked from noise
 as sampling walks them, and wherever the walk stands the transformer learns to head for the truth. That needs one truth,
-which an edit has; pictures from words alone, and edits that nobody asked for, go on as in flow matching, so that they
-are not unlearned.
+which an edit has; pictures from words alone, edits that nobody asked for and those that leave a choice go on as in flow
+matching. Walked, they would learn the mean of all that may be right, which is a blur.
 
 Ning et al., "Elucidating the Exposure Bias in Diffusion Models", 2023, for the error; Ross, Gordon & Bagnell, "A
 Reduction of Imitation Learning and Structured Prediction to No-Regret Online Learning", 2011, for the cure.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -43,14 +43,15 @@ class PathRecipe:
     """batch: edits of one picture walked in a step; four times as many pictures where nothing is walked.
 
     counts: of steps in a walk, one of them by chance. learns: at how many of a walk's steps it learns, the others only
-    lead there. compiled: off, since compiling its many shapes takes longer than it saves on a CPU. What is not here is
-    as in the flow stage's recipe.
+    lead there. open: kinds of edits that leave a choice, here of a place; they are not walked. compiled: off, since
+    compiling its many shapes takes longer than it saves on a CPU. What is not here is as in the flow stage's recipe.
     """
 
     steps: int = 1200
     batch: PositiveInt = 8
     counts: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (6, 8, 12)
     learns: PositiveInt = 4
+    open: tuple[str, ...] = ("add",)
     matrix_lr: float = 0.002
     vector_lr: float = 2e-4
     warmup: int = 20
@@ -79,9 +80,8 @@ def train_path(
     text_encoder.requires_grad_(False)
     prepare(transformer)
     with course.at(transformer, text_encoder):
-        walker = _Walker(
-            transformer, text_encoder, [Lesson(pairs, tokenizer) for pairs in sets], schedule, recipe, flow
-        )
+        lessons = dict(lesson for pairs in sets for lesson in _lessons(pairs, tokenizer, recipe.open))
+        walker = _Walker(transformer, text_encoder, lessons, schedule, recipe, flow)
 
         def kept(done: int) -> None:
             keep(checkpoint, done, walker.trained, walker.optimizers)
@@ -95,14 +95,23 @@ def train_path(
     return losses
 
 
+def _lessons(pairs: Pairs, tokenizer: Qwen2Tokenizer, open_kinds: Collection[str]) -> Iterator[tuple[Lesson, bool]]:
+    """What is walked of the pairs, and what is not, as far as there is something of each."""
+    drawn = not pairs.references
+    for walked in (True, False):
+        rows = [row for row, kind in enumerate(pairs.kinds) if walked != (drawn or kind in open_kinds)]
+        if rows:
+            yield Lesson(pairs, tokenizer, rows), walked
+
+
 class _Walker:
-    """What a step needs."""
+    """What a step needs. lessons: each with whether it is walked."""
 
     def __init__(
         self,
         transformer: Transformer,
         text_encoder: TextEncoder,
-        lessons: Sequence[Lesson],
+        lessons: Mapping[Lesson, bool],
         schedule: Schedule,
         recipe: PathRecipe,
         flow: FlowRecipe,
@@ -117,9 +126,9 @@ class _Walker:
     def step(self, number: int) -> float:
         """One step of the optimizers; returns the loss."""
         rng = np.random.default_rng((self.flow.seed, 12, number))
-        lesson = draw_lesson(rng, self.lessons)
+        lesson = draw_lesson(rng, list(self.lessons))
         asked = rng.random() >= self.flow.blank
-        walked = asked and bool(lesson.pairs.references)
+        walked = asked and self.lessons[lesson]
         count = (1 if walked else 4) * lesson.size(self.recipe.batch)
         chosen, ids = lesson.choose(rng, count, blank=float(not asked))
         batch = Batch(self.text_encoder, lesson, chosen, ids, self._velocity)

@@ -16,8 +16,10 @@ _CONTRAST = 0.42
 _MOST_SHAPES = 4
 # How far "move" moves, in pixels: two tokens of the transformer.
 MOVE_PIXELS = 32
-# Between the points among which `place_near_middle` chooses, in pixels: one token of the transformer.
-_STEP = 16
+# Between the points among which `place_near_middle` chooses, in pixels: two tokens of the transformer.
+_STEP = 32
+# A point is free for a shape where one so much larger fits, and taken where not even one so much smaller does.
+_AMPLE, _SCANT = 1.1, 0.75
 
 
 @dataclass(frozen=True)
@@ -101,17 +103,21 @@ def place(rng: np.random.Generator, scene: Scene, shape: str) -> Item | None:
 
 
 def place_near_middle(scene: Scene, shape: str, colour: str, radius: float) -> Item | None:
-    """`shape`, upright, as near the middle as it fits and shows; None where it does so nowhere.
+    """`shape`, upright, as near the middle as it fits; None where it fits nowhere, does not show there, or nearly fits
+    at a nearer point.
 
     One place for one scene: who is asked to add a shape without being told where has nothing to guess. It is one of a
-    few points, so that the same place is easy to hit; of equally near ones the first from the top left.
+    few points which such shapes hardly share, so that no picture is a mixture of two; of equally near ones the first
+    from the top left.
     """
     middle = (scene.width / 2, scene.height / 2)
     points = [(x, y) for y in range(_STEP, scene.height, _STEP) for x in range(_STEP, scene.width, _STEP)]
     for x, y in sorted(points, key=lambda point: math.dist(point, middle)):
         item = Item(shape, colour, float(x), float(y), radius)
-        if fits(scene, item) and shows(scene, item):
-            return item
+        if fits(scene, replace(item, radius=radius * _AMPLE)):
+            return item if shows(scene, item) else None
+        if fits(scene, replace(item, radius=radius * _SCANT)):
+            return None
     return None
 
 
