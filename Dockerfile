@@ -34,6 +34,7 @@ RUN [ -z "${FOUR_BIT}" ] || pip install --no-cache-dir --no-deps --root-user-act
 # Weights stay off the image: a packed artifact (`darkroom pack`) on a volume, or RunPod's model cache; docs/deploy.md.
 # HF_HOME: RunPod's model cache and network volumes both appear under /runpod-volume.
 # NVIDIA_*: how the container runtime knows to bring the driver in; CUDA base images set them too.
+# RUNPOD_MIN_CUDA_VERSION: the SDK's own check at start; with an older driver torch sees no card.
 ENV PYTHONPATH=/app/src \
     PYTHONUNBUFFERED=1 \
     HOME=/home/darkroom \
@@ -42,11 +43,15 @@ ENV PYTHONPATH=/app/src \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True \
-    RUNPOD_DEBUG_LEVEL=INFO
+    RUNPOD_DEBUG_LEVEL=INFO \
+    RUNPOD_MIN_CUDA_VERSION=13.0
 
 WORKDIR /app
-# The default store and spool are under ./results.
-RUN mkdir -p /app/results && chown darkroom: /app/results
+# The default store and spool are under ./results. The package is not installed: its command is this script, so that
+# weights can be packed in a container of this image.
+RUN mkdir -p /app/results && chown darkroom: /app/results \
+    && printf '#!/bin/sh\nexec python -m darkroom.cli "$@"\n' > /usr/local/bin/darkroom \
+    && chmod 755 /usr/local/bin/darkroom
 
 COPY src/ /app/src/
 COPY handler.py entrypoint.sh /app/

@@ -11,13 +11,24 @@ if [ "$(id -u)" != 0 ]; then
     exec "$@"
 fi
 
-mkdir -p "$HF_HOME" 2>/dev/null || true
-if ! $as_darkroom test -w "$HF_HOME"; then
-    # A volume that has only seen root so far: gigabytes, but a few hundred files.
-    chown -R darkroom: "$HF_HOME" 2>/dev/null || true
+# Whether the worker's user may write to a folder, which is made, or handed over to it, first.
+prepared() {
+    mkdir -p "$1" 2>/dev/null || true
+    if ! $as_darkroom test -w "$1"; then
+        # A volume that has only seen root so far: gigabytes, but a few hundred files.
+        chown -R darkroom: "$1" 2>/dev/null || true
+    fi
+    $as_darkroom test -w "$1"
+}
+
+if ! prepared "$HF_HOME"; then
+    echo "darkroom: only root may write to HF_HOME, so the worker stays root" >&2
+    exec "$@"
 fi
-if $as_darkroom test -w "$HF_HOME"; then
-    exec $as_darkroom "$@"
-fi
-echo "darkroom: only root may write to HF_HOME, so the worker stays root" >&2
-exec "$@"
+store="${DARKROOM_STORE:-}"
+for folder in "${DARKROOM_CACHE_DIR:-}" "${store#file://}"; do
+    case "$folder" in
+        /*) prepared "$folder" || echo "darkroom: the worker's user may not write to $folder" >&2 ;;
+    esac
+done
+exec $as_darkroom "$@"

@@ -135,6 +135,84 @@ def test_scripts_are_executable_and_parse(path: str) -> None:
     assert subprocess.run([shell, "-n", ROOT / path], timeout=30).returncode == 0
 
 
+def test_the_image_has_the_command_that_packs_weights(tmp_path: Path) -> None:
+    [making] = [rest for name, rest in dockerfile() if name == "RUN" and "/usr/local/bin/darkroom" in rest]
+    made = re.search(r"(printf '[^']+') > /usr/local/bin/darkroom && chmod 755", re.sub(r"\s+", " ", making))
+    assert made
+    script = tmp_path / "darkroom"
+    script.write_bytes(subprocess.run(["sh", "-c", made[1]], capture_output=True, timeout=30, check=True).stdout)
+    script.chmod(0o755)
+    env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": str(ROOT / "src")}
+    told = subprocess.run([script, "pack", "--help"], capture_output=True, text=True, timeout=120, env=env)
+    assert told.returncode == 0, told.stderr
+    assert "--verify" in told.stdout
+
+
+@pytest.fixture
+def as_root(tmp_path: Path) -> dict[str, str]:
+    """An environment in which the entrypoint believes itself root and only chown makes a folder the user's."""
+    tools = {
+        "id": "echo 0",
+        "setpriv": 'while [ "${1#--}" != "$1" ]; do shift; done; export AS=darkroom; exec "$@"',
+        "chown": '[ ! -e "$3/.locked" ] && touch "$3/.ours"',
+        "test": '[ -e "$2/.ours" ]',
+        "worker": 'echo "${AS:-root}"',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, does in tools.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    return {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "HF_HOME": str(tmp_path / "volume" / "hub")}
+
+
+def started(env: dict[str, str]) -> tuple[str, str]:
+    """Who the worker runs as, and what the entrypoint had to say."""
+    ended = subprocess.run([ROOT / "entrypoint.sh", "worker"], capture_output=True, text=True, timeout=30, env=env)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.strip(), ended.stderr.strip()
+
+
+def test_the_worker_gives_up_root_and_owns_the_folders_that_it_writes_to(
+    as_root: dict[str, str], tmp_path: Path
+) -> None:
+    cache, store = tmp_path / "volume" / "cache", tmp_path / "volume" / "results"
+    env = {**as_root, "DARKROOM_CACHE_DIR": str(cache), "DARKROOM_STORE": f"file://{store}"}
+    assert started(env) == ("darkroom", "")
+    assert all((folder / ".ours").is_file() for folder in (Path(as_root["HF_HOME"]), cache, store))
+
+
+@pytest.mark.parametrize("store", ["", "./results", "s3://bucket/darkroom"])
+def test_a_store_that_is_no_folder_of_a_volume_is_left_alone(
+    as_root: dict[str, str], tmp_path: Path, store: str
+) -> None:
+    assert started({**as_root, "DARKROOM_STORE": store}) == ("darkroom", "")
+    assert [path.name for path in (tmp_path / "volume").iterdir()] == ["hub"]
+
+
+def locked(folder: Path) -> str:
+    folder.mkdir(parents=True)
+    (folder / ".locked").touch()
+    return str(folder)
+
+
+def test_where_only_root_may_write_to_the_model_cache_the_worker_stays_root(
+    as_root: dict[str, str], tmp_path: Path
+) -> None:
+    locked(tmp_path / "volume" / "hub")
+    who, said = started(as_root)
+    assert who == "root"
+    assert "HF_HOME" in said
+
+
+def test_a_cache_that_cannot_be_handed_over_is_named_and_no_reason_to_stay_root(
+    as_root: dict[str, str], tmp_path: Path
+) -> None:
+    cache = locked(tmp_path / "volume" / "cache")
+    who, said = started({**as_root, "DARKROOM_CACHE_DIR": cache})
+    assert who == "darkroom"
+    assert cache in said
+
+
 # -- RunPod's files -----------------------------------------------------------------------------------------------
 
 
@@ -170,6 +248,15 @@ def test_runpod_toml_asks_for_the_cuda_that_torch_is_built_for() -> None:
 def test_the_hub_offers_only_drivers_that_can_run_torch(config: dict[str, Any]) -> None:
     assert config["allowedCudaVersions"]
     assert all(version.startswith(f"{CUDA_MAJOR}.") for version in config["allowedCudaVersions"])
+
+
+def test_a_worker_on_an_older_driver_says_so_at_its_start() -> None:
+    """By the SDK's own check, which reads the variable at import; without it torch would only see no card."""
+    from runpod.serverless.modules import rp_system_fitness
+
+    [env] = [rest for name, rest in dockerfile() if name == "ENV"]
+    assert re.search(rf"\bRUNPOD_MIN_CUDA_VERSION={CUDA_MAJOR}\.0\b", env)
+    assert '"RUNPOD_MIN_CUDA_VERSION"' in Path(rp_system_fitness.__file__).read_text("utf-8")
 
 
 def test_the_hub_listing_is_complete() -> None:

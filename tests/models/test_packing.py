@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import resource
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import darkroom
 from darkroom.errors import InvalidInput, ModelNotReady
 from darkroom.models import packing
 from darkroom.models.editor import fit
@@ -536,6 +539,21 @@ def test_embeddings_are_mapped_and_equal(family: Path, artifact: Path) -> None:
     reference = LOADERS["text_encoder"](family / "text_encoder", "float32")
     assert torch.equal(encoder.get_input_embeddings().weight, reference.get_input_embeddings().weight)
     assert EMBEDDINGS not in dict(encoder.named_parameters())
+
+
+def test_a_checkpoint_is_packed_where_the_source_is_not_installed_as_a_package(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the image, which has it on PYTHONPATH."""
+
+    def version(name: str) -> str:
+        if name == "darkroom":
+            raise PackageNotFoundError(name)
+        return installed(name)
+
+    installed = importlib.metadata.version
+    monkeypatch.setattr(writing, "version", version)
+    assert packing.read_manifest(packed(family, tmp_path / "out")).versions["darkroom"] == darkroom.__version__
 
 
 def test_the_manifest_knows_its_source_by_content(family: Path, artifact: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from darkroom import __version__
 from darkroom.errors import InvalidInput, ModelNotReady
 from darkroom.models.packing.journal import Finished, Journal, Tell, keep_finished
 from darkroom.models.packing.manifest import FORMAT, MANIFEST, File, Manifest, Progress, Source
@@ -73,7 +74,9 @@ def pack(
     needed = total + table_bytes(sum(map(len, wanted)), modulation, dtype)
     _check_space(out, needed)
     origin = Source(id=_id(spec), revision=spec.revision, fingerprint=source_fingerprint(source, (*PARTS, *small)))
-    versions = {name: version(name) for name in ("darkroom", "torch", "torchao", "diffusers", "transformers")}
+    packages = {name: version(name) for name in ("torch", "torchao", "diffusers", "transformers")}
+    # The image has the source on PYTHONPATH and no installed darkroom, whose version metadata could tell.
+    versions = {"darkroom": __version__, **packages}
     made_from = {
         "source": origin.fingerprint,
         "profile": profile,
