@@ -12,7 +12,7 @@ import typer
 from darkroom import cli_bridge_evaluate
 from darkroom.cli_bridge_menu import start
 from darkroom.cli_edit import Preset
-from darkroom.cli_job import JsonOption, LocalOption, TimeoutOption, by_endpoint, in_this_process, tell
+from darkroom.cli_job import JsonOption, LocalOption, TimeoutOption, by_endpoint, in_this_process, stored_keys, tell
 from darkroom.cli_options import ApiKeyOption, EndpointOption, RunpodKeyOption, own_key, told
 from darkroom.client import LOCAL_ENDPOINT, JobReply
 
@@ -168,7 +168,7 @@ def train(
 ) -> None:
     """Train a bridge on edit triples: distillation, then the velocity loss. Its key stands in the reply.
 
-    With --local the same command goes on where an interrupted one stopped.
+    The same command goes on after the last epoch that an interrupted one had finished.
 
     darkroom bridge train triples.zip --distill-epochs 5 --flow-epochs 10 -o bridge/
     """
@@ -189,7 +189,7 @@ def train(
             else by_endpoint(request, out, timeout, endpoint, own_key(endpoint, api_key, runpod_api_key))
         )
     more = reply.model_extra or {}
-    kept = [f"key: {file['key']}" for file in more["files"] if file["name"] == more["bridge"]["file"] and not local]
+    kept = [] if local else stored_keys(reply, more["bridge"]["file"])
     losses = [f"{when}: {json.dumps(found)}" for when, found in more["validation"].items()]
     tell(reply, [*kept, *losses, str(out / more["bridge"]["file"]), str(out / "curves.png")], as_json)
 

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from darkroom.cli_job import JsonOption, LocalOption, TimeoutOption, by_endpoint, in_this_process, tell
+from darkroom.cli_job import JsonOption, LocalOption, TimeoutOption, by_endpoint, in_this_process, stored_keys, tell
 from darkroom.cli_options import ApiKeyOption, EndpointOption, RunpodKeyOption, own_key, told
 from darkroom.client import LOCAL_ENDPOINT
+
+HEAD = "checkpoints/head.safetensors"
 
 inject = typer.Typer(no_args_is_help=True, help="Inject a person's features into a prompt: train a head, sweep its "
                      "strength.")  # fmt: skip
@@ -78,6 +80,8 @@ def sweep(
 ) -> None:
     """Pictures of people at every strength and seed, with controls, a grid and curves.
 
+    The same command goes on after the last person whom an interrupted one had finished.
+
     darkroom inject sweep --seed-dirs people/ --alphas 0.5,1.0,1.5 --gen-seeds 1234,5678 -o out/
     """
     from darkroom.client.people import sweep_input
@@ -127,7 +131,9 @@ def train(
     api_key: ApiKeyOption = None,
     runpod_api_key: RunpodKeyOption = None,
 ) -> None:
-    """Train a head. With --local the same command goes on where an interrupted one stopped.
+    """Train a head. Its key stands in the reply: `sweep --head` takes it.
+
+    The same command goes on after the last epoch that an interrupted one had finished.
 
     darkroom inject train --seed-dirs people/ --epochs 5 --batch-size 2 --lr 1e-3 -o out/
     """
@@ -151,7 +157,8 @@ def train(
     losses = f"loss {more['loss']:.4f}" + (
         f", on held-out photos {more['validation_loss']:.4f}" if more.get("validation_loss") is not None else ""
     )
-    tell(reply, [losses, *(str(out / name) for name in ("checkpoints/head.safetensors", "curves.png"))], as_json)
+    kept = [] if local else stored_keys(reply, HEAD)
+    tell(reply, [*kept, losses, *(str(out / name) for name in (HEAD, "curves.png"))], as_json)
 
 
 def _parts(values: list[str] | None) -> list[str]:

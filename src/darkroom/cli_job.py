@@ -25,15 +25,23 @@ def by_endpoint(
     request: Mapping[str, Any], folder: Path, timeout: float | None, endpoint: str, api_key: str | None,
     wanted: str = "",
 ) -> JobReply:  # fmt: skip
-    """Submit, wait, and fetch the files whose names begin with `wanted`. Raises ValueError where there are no links."""
+    """Submit, wait, and fetch the files whose names begin with `wanted`. Raises ValueError where there are no links.
+
+    The same request with the same `folder` goes on where an interrupted one stopped (`resumable`).
+    """
     from darkroom.cli_edit import taken_back
     from darkroom.cli_progress import watching
+    from darkroom.cli_resume import resumable
     from darkroom.client import Polling, Retry
     from darkroom.client.clips import missing
 
-    with Client(endpoint, api_key=api_key, retry=Retry(attempts=4), polling=Polling(most_seconds=1.5)) as client:
+    polling = Polling(most_seconds=1.5)
+    with (
+        resumable(request, folder) as keyed,
+        Client(endpoint, api_key=api_key, retry=Retry(attempts=4), polling=polling) as client,
+    ):
         with watching(False) as progress, taken_back(client, progress) as noted:
-            reply = client.run(request, progress=noted, timeout_seconds=timeout)
+            reply = client.run(keyed, progress=noted, timeout_seconds=timeout)
         for file, path in missing(reply, folder):
             if not file.name.startswith(wanted):
                 continue
@@ -73,6 +81,11 @@ def in_this_process(
             shutil.move(store / JOB / name, folder / name)
     shutil.rmtree(store)
     return JobReply.model_validate(answer)
+
+
+def stored_keys(reply: JobReply, name: str) -> list[str]:
+    """The line that names the key of the file `name` in the endpoint's store, for other jobs; none without the file."""
+    return [f"key: {file['key']}" for file in (reply.model_extra or {})["files"] if file["name"] == name]
 
 
 def tell(reply: JobReply, lines: Sequence[str], as_json: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from enum import StrEnum
@@ -18,8 +17,6 @@ FIELDS = "Fields of video_edit"
 GUIDANCE = "Test-time loss guidance (none without a scale above 0)"
 HERE = "In this process"
 
-NOTE = ".darkroom-video.json"
-"""In the output folder while a clip is not finished: the key under which the same command goes on."""
 ROOM = ".darkroom"
 """In the output folder with --local: the store of the job that runs."""
 JOB = "clip"
@@ -142,37 +139,23 @@ def _there(
 ) -> VideoReply:
     """Submit under the key that an interrupted command has left, wait, and fetch what is not there yet."""
     from darkroom.cli_edit import taken_back
+    from darkroom.cli_resume import resumable
     from darkroom.cli_video_bar import clip_bar
     from darkroom.client import Polling, Retry
     from darkroom.client.clips import missing
 
-    keyed = {**request, "idempotency_key": _key(request, folder)}
     polling = Polling(most_seconds=0.5)
-    with Client(endpoint, api_key=api_key, retry=Retry(attempts=4), polling=polling) as client:
+    with (
+        resumable(request, folder) as keyed,
+        Client(endpoint, api_key=api_key, retry=Retry(attempts=4), polling=polling) as client,
+    ):
         with clip_bar() as show, taken_back(client, lambda status: show(status.output)) as noted:
             answer = client.run(keyed, progress=noted, timeout_seconds=timeout)
         reply = VideoReply.model_validate(answer.model_dump())
         left = [client.download(file, path) for file, path in missing(reply, folder) if file.url]
-    if not left and not (folder / "video.mp4").exists():
-        raise ValueError("the endpoint's store makes no links and the clip fits no reply; its keys are in the reply")
-    (folder / NOTE).unlink(missing_ok=True)
+        if not left and not (folder / "video.mp4").exists():
+            raise ValueError("the endpoint's store makes no links and the clip fits no reply; its keys are in it")
     return reply
-
-
-def _key(request: dict[str, Any], folder: Path) -> str:
-    """The key of an unfinished clip of this very request in `folder`, or a new one, written down."""
-    from darkroom.client.download import write_atomically
-    from darkroom.client.protocol import new_key
-
-    asked = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-    note = folder / NOTE
-    if note.is_file():
-        known = json.loads(note.read_text())
-        if known.get("request_sha256") == asked:
-            return str(known["idempotency_key"])
-    key = new_key()
-    write_atomically(note, json.dumps({"request_sha256": asked, "idempotency_key": key}).encode())
-    return key
 
 
 # -- in this process ----------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import zipfile
@@ -14,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from darkroom.cli import app
-from darkroom.cli_video import NOTE, ROOM
+from darkroom.cli_resume import note_of
+from darkroom.cli_video import ROOM
 from darkroom.client.clips import clip_source
 from darkroom.client.sources import from_data_uri
 from tests.client.fake_endpoint import FakeEndpoint, picture
@@ -42,6 +42,11 @@ def run(*arguments: str) -> tuple[int, str, str]:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr
+
+
+def notes() -> list[Path]:
+    """The keys of unfinished jobs in out/."""
+    return list(Path("out").glob(".darkroom-*.json"))
 
 
 def test_a_clip_arrives_whole_and_every_option_reaches_the_job(shop: FakeEndpoint) -> None:
@@ -97,7 +102,7 @@ def test_a_clip_arrives_whole_and_every_option_reaches_the_job(shop: FakeEndpoin
     assert Path("m/metrics.csv").read_bytes() == Path("out/metrics.csv").read_bytes()
     assert out.splitlines()[0] == "out/video.mp4  1 frames  seed 7"
     assert "warning: a word" in err
-    assert not Path("out", NOTE).exists()
+    assert not notes()
 
 
 def test_the_seeds_names_of_files_work(shop: FakeEndpoint) -> None:
@@ -110,7 +115,7 @@ def test_the_seeds_names_of_files_work(shop: FakeEndpoint) -> None:
 def test_an_interrupted_command_goes_on_under_its_key_and_another_request_does_not(shop: FakeEndpoint) -> None:
     command = ("init.png", "--edges", "edges", "-o", "out", "--seed", "3")
     assert run(*command, "--timeout", "0", "--prompt", "slow 60")[0] == 1
-    key = json.loads(Path("out", NOTE).read_text())["idempotency_key"]
+    key = json.loads(notes()[0].read_text())["idempotency_key"]
     assert run(*command, "--timeout", "0", "--prompt", "slow 60")[0] == 1
     assert shop.jobs["job-2"]["input"]["idempotency_key"] == key
     assert shop.paid == 1
@@ -125,11 +130,7 @@ def test_what_has_arrived_is_not_fetched_again(shop: FakeEndpoint) -> None:
     fetched = shop._served.total()
     key = shop.jobs["job-1"]["key"]
     request = {k: v for k, v in shop.jobs["job-1"]["input"].items() if k != "idempotency_key"}
-    note = {
-        "request_sha256": hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest(),
-        "idempotency_key": key,
-    }
-    Path("out", NOTE).write_text(json.dumps(note))
+    note_of(request, Path("out")).write_text(json.dumps({"idempotency_key": key}))
     Path("out/video.mp4").unlink()
     assert run(*command)[0] == 0
     assert Path("out/video.mp4").exists()
