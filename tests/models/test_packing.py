@@ -99,7 +99,7 @@ def test_a_cold_start_reads_neither_modulation_nor_embeddings(artifact: Path) ->
 
 
 @pytest.mark.parametrize("preset", ["fast", "balanced", "quality"])
-@pytest.mark.parametrize("aspect", [1.0, 3 / 2, 9 / 16])
+@pytest.mark.parametrize("aspect", [1.0, 4 / 5, 3 / 2, 9 / 16])
 def test_a_presets_schedule_finds_its_table_made(
     profile: Profile, with_tables: Profile, preset: str, aspect: float
 ) -> None:
