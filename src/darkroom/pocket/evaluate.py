@@ -137,7 +137,7 @@ def _judge(
             result = apply(editor, edit, seed, preset)
             rows.append((edit, result, is_right(edit, result)))
     of_seed = [float(np.mean([right for *_, right in rows[start :: len(seeds)]])) for start in range(len(seeds))]
-    partial = [(edit, result) for edit, result, _ in rows if not edit.mask.all() and edit.kind != "add"]
+    partial = [(edit, result) for edit, result, _ in rows if not edit.mask.all()]
     kept = [psnr(result, edit.target, ~edit.mask) for edit, result in partial]
     bounds = [psnr(round_trip(editor, edit.target), edit.target, ~edit.mask) for edit, _ in partial]
     score = Score(

@@ -21,6 +21,7 @@ TAUGHT = (
     "bigger",
     "smaller",
     "turn",
+    "add",
     "follow",
     "black and white",
     "sepia",
@@ -36,7 +37,7 @@ TAUGHT = (
 # smudges too often.
 MET = (
     *TAUGHT,
-    *("add", "edges", "follow people"),
+    *("edges", "follow people"),
     *("dot", "dot background", "dot move"),
 )
 
