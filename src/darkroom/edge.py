@@ -12,6 +12,7 @@ from importlib import import_module
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from darkroom.errors import GpuFault
 from darkroom.progress import Send
 from darkroom.settings import Settings
 
@@ -60,7 +61,10 @@ class Edge:
         return {"handler": self.handler, "concurrency_modifier": self._concurrency}
 
     def register_fitness_checks(self) -> None:
-        """The worker takes jobs only once its store works and its models are loaded; a failure restarts it."""
+        """The worker takes jobs only once it has its GPU, its store works and its models are loaded.
+
+        A failure restarts it.
+        """
         from runpod.serverless.modules.rp_fitness import register_fitness_check
 
         async def models_load() -> None:
@@ -69,8 +73,20 @@ class Edge:
         def store_works() -> None:
             self._service.check()
 
+        register_fitness_check(self.gpu_is_usable)
         register_fitness_check(store_works)
         register_fitness_check(models_load)
+
+    def gpu_is_usable(self) -> None:
+        """Raise GpuFault where `auto` has found no card on RunPod, which bills one: pocket pictures at a GPU's price.
+
+        A local endpoint, and who asks for the pocket profile by name, may do without.
+        """
+        if self._settings.on_runpod and self._settings.profile == "auto" and self._service.profile.device == "cpu":
+            raise GpuFault(
+                "no usable GPU: the host's driver is too old for CUDA 13, or no GPU is attached; "
+                "set DARKROOM_PROFILE=pocket to mean the pocket model"
+            )
 
     async def handler(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """One job. CancelledError of a stopped job passes through, as the SDK wants it."""

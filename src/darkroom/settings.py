@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AliasChoices,
@@ -29,6 +30,7 @@ ROLES = ("edit", "video", "image")
 """Models that make pictures, which a worker can load ahead."""
 MODELS = (*ROLES, "vision")
 """All that a worker loads."""
+RUNPOD_DOMAINS = (".runpod.ai", ".runpod.io")
 
 
 class Settings(BaseSettings):
@@ -163,6 +165,12 @@ class Settings(BaseSettings):
         if (self.bucket_access_key_id is None) != (self.bucket_secret_access_key is None):
             raise ValueError("BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY must be set together")
         return self
+
+    @property
+    def on_runpod(self) -> bool:
+        """Whether RunPod's own platform has started this worker: a local endpoint names an address of its own."""
+        host = urlsplit(self.runpod_post_output or "").hostname or ""
+        return host.endswith(RUNPOD_DOMAINS)
 
     def export_hub_environment(self) -> None:
         """Hand HF_TOKEN and HF_HOME to the hub libraries; must run before they are imported."""
