@@ -332,8 +332,21 @@ def test_a_refused_request_says_why(client: Client, endpoint: FakeEndpoint) -> N
 
 
 def test_a_request_over_the_platforms_limit_is_not_sent(client: Client, endpoint: FakeEndpoint) -> None:
-    with pytest.raises(RequestRefused, match="an endpoint takes 10 MB"):
+    with pytest.raises(RequestRefused, match=r"an endpoint takes 10 MB: images: .* make them smaller"):
         client.edit([b"\x89PNG\r\n\x1a\n" + bytes(8_000_000)], "x")
+    assert endpoint.calls["run"] == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [("dataset", "s3://bucket/folder/"), ("edges", "s3://bucket/folder/"), ("source_video", "s3://bucket/key"),
+     ("head", "s3://bucket/key")],
+)  # fmt: skip
+def test_a_field_that_makes_a_request_too_large_is_named_with_its_way_out(
+    client: Client, endpoint: FakeEndpoint, field: str, words: str
+) -> None:
+    with pytest.raises(RequestRefused, match=rf"10 MB: {field}: give a .*{words}"):
+        client.submit({"type": "any", "prompt": "x" * 1000, field: "x" * 10_000_000})
     assert endpoint.calls["run"] == 0
 
 

@@ -28,6 +28,12 @@ from darkroom.client.retry import Gate, Retry
 MAX_REQUEST_BYTES = 10_000_000
 """RunPod's limit for the body of /run."""
 
+PICTURES = "give the pictures as links, or make them smaller (the model works at about 1 megapixel)"
+FILES = "give a link, or put it into the worker's bucket and give s3://bucket/key"
+FOLDERS = "give a zip's link, or put the folder into the worker's bucket and give s3://bucket/folder/"
+ADVICE = {"dataset": FOLDERS, "edges": FOLDERS, "source_video": FILES, "head": FILES}
+"""By the largest field, for a request over the limit; other fields hold pictures."""
+
 Progress = Callable[[JobStatus], None]
 
 
@@ -179,8 +185,9 @@ def _lost(job_id: str, *, retryable: bool) -> JobLost:
 def _body(value: Mapping[str, Any]) -> bytes:
     body = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     if len(body) > MAX_REQUEST_BYTES:
+        largest = max(value["input"], key=lambda field: len(json.dumps(value["input"][field])))
         raise RequestRefused(
             f"the request has {len(body) / 1e6:.1f} MB, an endpoint takes {MAX_REQUEST_BYTES / 1e6:.0f} MB: "
-            "give the pictures as links, or make them smaller (the model works at about 1 megapixel)"
+            f"{largest}: {ADVICE.get(largest, PICTURES)}"
         )
     return body
