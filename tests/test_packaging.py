@@ -266,6 +266,11 @@ def test_the_hub_listing_is_complete() -> None:
     assert all(isinstance(hub["config"][name], int) for name in ("containerDiskInGb", "gpuCount"))
 
 
+def test_who_deploys_from_the_hub_has_room_for_the_weights() -> None:
+    """Neither a model cache nor a volume is sure there: 57.7 GB then come onto the container disk."""
+    assert runpod_json("hub.json")["config"]["containerDiskInGb"] >= 58 + 30
+
+
 def known_variables() -> set[str]:
     """Every environment variable that the settings listen to."""
     known = set()
