@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from darkroom.errors import UploadFailed
+from darkroom.models.optical_flow import Dis
+from darkroom.models.perceptual import load_pocket
+from darkroom.models.specs import CLIP
 from darkroom.service import Service
 from darkroom.storage import FolderStore
 from tests.service.clips import edge_frame, edge_list, frame, movie, picture, png, video_job, zipped
@@ -24,6 +29,7 @@ from tests.service.conftest import MakeService, data_uri, stored
 FILES = ["contact_sheet.png", "metrics.csv", "metrics.png", "side_by_side.mp4", "video.mp4"]
 TIMES = {"guidance_seconds", "frame_seconds"}
 GUIDED = {"edge_scale": 1.0, "gram_scale": 0.5, "start_step": 0, "iterations": 1}
+MOVING = {"temporal_scale": 1.0, "start_step": 0, "iterations": 1}
 
 
 def frames_of(tmp_path: Path, job_id: str = "clip-1") -> list[str]:
@@ -149,6 +155,46 @@ async def test_a_source_video_gives_edges_and_flow(make_service: MakeService, tm
 async def test_the_temporal_loss_without_flow_is_named(make_service: MakeService) -> None:
     reply = await make_service().handle(video_job(edges=edge_list(1), ttlg={"temporal_scale": 1.0, "start_step": 0}))
     assert any("ttlg.temporal_scale: without source_video" in warning for warning in reply["warnings"])
+
+
+class NotThePockets:
+    """Stands for VGG16 and RAFT: what they compute is the pocket's own."""
+
+    name = "another"
+
+    def __init__(self) -> None:
+        encoder, self._flow = load_pocket(), Dis()
+        self.features, self.distance = encoder.features, encoder.distance
+
+    def __call__(self, this: Tensor, other: Tensor) -> Tensor:
+        return self._flow(this, other)
+
+
+@pytest.mark.parametrize(
+    ("real", "weights", "ttlg", "words"),
+    [
+        (True, False, GUIDED, ["ttlg.gram_scale and the metrics go by the pocket encoder"]),
+        (True, False, None, ["the metrics go by the pocket encoder"]),
+        (True, False, MOVING, ["the metrics go by the pocket encoder", "ttlg.temporal_scale goes by the optical flow"]),
+        (True, True, {**GUIDED, **MOVING}, []),
+        (False, False, {**GUIDED, **MOVING}, []),
+    ],
+)
+async def test_a_real_model_that_is_guided_by_the_pockets_rulers_says_so(
+    make_service: MakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    real: bool, weights: bool, ttlg: dict[str, Any] | None, words: list[str],
+) -> None:  # fmt: skip
+    service = make_service()
+    monkeypatch.setattr(service.shelf, "_perceptual", NotThePockets() if weights else load_pocket())
+    monkeypatch.setattr(service.shelf, "_optical_flow", NotThePockets() if weights else Dis())
+    if real:
+        monkeypatch.setattr(service.shelf, "profile", replace(service.shelf.profile, rulers=CLIP))
+    reply = await service.handle(video_job(source_video=movie(tmp_path, 2), ttlg=ttlg))
+    said = [note for note in reply["warnings"] if "$TORCH_HOME/hub/checkpoints" in note]
+    assert len(said) == len(words), reply
+    for note, beginning in zip(said, words, strict=True):
+        assert note.startswith(beginning)
+        assert ".pth is not in" in note
 
 
 async def test_edges_as_a_list_a_zip_and_a_video_are_the_same_frames(make_service: MakeService, tmp_path: Path) -> None:

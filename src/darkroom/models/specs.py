@@ -93,6 +93,11 @@ class Profile:
     gpus: int = 1
 
     @property
+    def miniature(self) -> bool:
+        """Whether its models know the pocket world alone, and its own small encoders are the ones to measure by."""
+        return self.rulers is None
+
+    @property
     def levers(self) -> Levers:
         """What makes this profile's engine faster."""
         return Levers.exact() if self.exact else Levers.every(self.device)

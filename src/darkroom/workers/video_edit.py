@@ -22,6 +22,8 @@ from darkroom.errors import FetchFailed, InputTooLarge, InvalidInput
 from darkroom.jobs import VideoEdit, frame_seed
 from darkroom.media import decode_image, encode_image, to_uint8
 from darkroom.models.editor import Conditioning, Editor, fit
+from darkroom.models.optical_flow import RAFT_FILE, Dis
+from darkroom.models.perceptual import VGG_FILE, PocketEncoder
 from darkroom.models.presets import DEFAULT
 from darkroom.models.sight import PromptTooLong
 from darkroom.technique.guidance import GuidanceFailed, GuidedStep
@@ -156,6 +158,7 @@ def run(job: VideoEdit, desk: Desk) -> Work:
         rulers = Rulers(desk.shelf.perceptual(), desk.shelf.optical_flow(), editor.device)
     warn_of_unread(editor, desk, [job.prompt], job.negative_prompt)
     warn_of_windows(editor, job, clip.plan, desk)
+    warn_of_stand_ins(job, clip.footage, rulers, desk)
     if not clip.done:
         yield streamed(clip, 0, clip.init, {"seed": clip.plan.seed}, clip.plan.record())
     yield from frames(job, clip, editor, rulers, desk)
@@ -186,6 +189,19 @@ def warn_of_windows(editor: Editor, job: VideoEdit, plan: Plan, desk: Desk) -> N
             f"ttlg.{name}_scale has no effect: of {plan.steps} steps none is in the window, or only the last one, "
             "which is never guided"
         )
+
+
+def warn_of_stand_ins(job: VideoEdit, footage: Footage, rulers: Rulers, desk: Desk) -> None:
+    """Say what measures and guides in the place of VGG16 and RAFT; a miniature is measured as it is meant to be."""
+    if desk.shelf.profile.miniature:
+        return
+    missing = "is not in $TORCH_HOME/hub/checkpoints; docs/deploy.md says how it comes there"
+    if isinstance(rulers.perceptual, PocketEncoder):
+        styled = job.ttlg is not None and job.ttlg.gram_scale > 0
+        what = "ttlg.gram_scale and the metrics go" if styled else "the metrics go"
+        desk.warn(f"{what} by the {rulers.perceptual.name}, taught the pocket world alone, since {VGG_FILE} {missing}")
+    if isinstance(rulers.flow, Dis) and footage.from_video and job.ttlg is not None and job.ttlg.temporal_scale > 0:
+        desk.warn(f"ttlg.temporal_scale goes by the optical flow of {rulers.flow.name}, since {RAFT_FILE} {missing}")
 
 
 def frames(job: VideoEdit, clip: Clip, editor: Editor, rulers: Rulers, desk: Desk) -> Generator[Event, None, None]:
