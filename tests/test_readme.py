@@ -18,6 +18,7 @@ from darkroom.jobs import (
     InjectionTrain,
     VideoEdit,
 )
+from darkroom.models.slots import MARK
 from darkroom.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,15 @@ BRIDGE_JOBS = (BridgeCompare, BridgeEvaluate, BridgeTrain)
 @pytest.mark.parametrize("field", [field for job in BRIDGE_JOBS for field in job.model_fields])
 def test_every_field_of_the_bridge_jobs_is_shown(field: str) -> None:
     assert f'"{field}"' in README
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/injection.md"])
+def test_a_sweep_is_shown_with_a_prompt_that_begins_as_its_trainings(page: str) -> None:
+    """Up to the slots, as docs/injection.md asks of them."""
+    prompts = re.findall(r'base[-_]prompt"?:? "([^"]*)"', (ROOT / page).read_text())
+    assert len(prompts) >= 2
+    assert len({prompt.partition(MARK)[0] for prompt in prompts if MARK in prompt}) == 1
+    assert all(MARK in prompt for prompt in prompts)
 
 
 def codes(kind: type[DarkroomError]) -> set[str]:
