@@ -3,6 +3,8 @@
 "Ink" is where a picture is nearer to a colour than to the ground that lies there.
 """
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
@@ -21,6 +23,9 @@ Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 # Mean absolute difference outside the mask above which an edit has touched what it should not.
 LEAK = 0.03
+# A pixel that differs by more, in the mean of its channels, is another colour; a square of so many of them on a side is
+# seen: more than the fringe of a soft outline.
+OTHER_COLOUR, BLEMISH = 0.15, 6
 # Overlap (intersection over union) of the drawn shape with the wanted one.
 OVERLAP = 0.7
 # Mean absolute difference to the exact tone.
@@ -46,13 +51,15 @@ JUDGED_AS = {
 
 def is_right(edit: Edit, result: Pixels) -> bool:
     """Whether `result`, [H, W, 3] in [0, 1], is what `edit` asked for."""
+    if not np.isfinite(result).all():
+        return False
     if edit.kind in TONES:
         return _has_tone(edit, result)
     if edit.kind == "edges":
         return _is_edge_map(edit, result)
     if edit.kind in ("follow", "follow people"):
         return _follows(edit, result)
-    if leak(edit, result) > LEAK or not _others_kept(edit, result):
+    if leak(edit, result) > LEAK or not _others_kept(edit, result) or _blemished(edit, result):
         return False
     if edit.lettering is not None:
         return _says(edit, edit.lettering, result)
@@ -79,6 +86,30 @@ def leak(edit: Edit, result: Pixels) -> float:
     return float(np.abs(result - edit.source)[~edit.mask].mean())
 
 
+def _blemished(edit: Edit, result: Pixels) -> bool:
+    """Something is to be seen that should not be there, or not seen that should, be it small beside the picture.
+
+    In scenes that is so anywhere, since one picture is right; in pictures of people and of words where nothing may
+    change. An added shape may stand elsewhere: `_is_added` looks around it.
+    """
+    if edit.kind == "add":
+        return False
+    return blemish(result, edit.target, None if _all_is_known(edit) else ~edit.mask)
+
+
+def _all_is_known(edit: Edit) -> bool:
+    return edit.scene is not None and edit.lettering is None
+
+
+def blemish(one: Pixels, other: Pixels, where: Mask | None = None) -> bool:
+    """Whether the pictures differ, `where` that is given, in a square that is large enough to be seen."""
+    differs = np.abs(one - other).mean(axis=-1) > OTHER_COLOUR
+    if where is not None:
+        differs &= where
+    square = np.ones((BLEMISH, BLEMISH), np.uint8)
+    return bool(cv2.erode(differs.astype(np.uint8), square, borderValue=0).any())
+
+
 def _others_kept(edit: Edit, result: Pixels) -> bool:
     """Every shape that was not meant still has its colour and its form; without a scene, `leak` says enough."""
     if edit.scene is None:
@@ -97,7 +128,8 @@ def _has_tone(edit: Edit, result: Pixels) -> bool:
     """Close to the exact tone, and half as far from it as the source was, unless the source already was that close."""
     left = float(np.abs(result - edit.target).mean())
     unedited = float(np.abs(edit.source - edit.target).mean())
-    return left < min(TONE_ERROR, max(unedited / 2, TONE_ERROR / 3))
+    near = left < min(TONE_ERROR, max(unedited / 2, TONE_ERROR / 3))
+    return near and not blemish(result, edit.target)
 
 
 def _is_edge_map(edit: Edit, result: Pixels) -> bool:
@@ -157,9 +189,7 @@ def _is_worn(edit: Edit, result: Pixels) -> bool:
 
 def _has_colour(edit: Edit, result: Pixels) -> bool:
     assert edit.after is not None
-    assert edit.scene is not None
-    core = _shrunk(edit.scene.mask(edit.after) > 0.99)
-    return nearest(np.median(result[core], axis=0)) == edit.colour
+    return _is_there(edit, result, edit.after)
 
 
 def _has_ground(edit: Edit, result: Pixels) -> bool:
@@ -179,14 +209,16 @@ def _is_gone(edit: Edit, result: Pixels) -> bool:
 def _is_drawn(edit: Edit, result: Pixels) -> bool:
     """The ink of the shape's colour, away from the other shapes, is the wanted shape in the wanted place.
 
-    It overlaps that shape well, and better than the one that stood there before.
+    It overlaps that shape well, and better than any other shape there and than the one that stood there before.
     """
     assert edit.before is not None
     assert edit.after is not None
     assert edit.scene is not None
     ink = _ink(edit, result, edit.after)
     wanted = overlap(ink, edit.scene.mask(edit.after) > 0.5)
-    return wanted >= OVERLAP and wanted > overlap(ink, edit.scene.mask(edit.before) > 0.5)
+    others = [replace(edit.after, shape=shape) for shape in SHAPES if shape != edit.after.shape]
+    nearest_other = max(overlap(ink, edit.scene.mask(other) > 0.5) for other in (edit.before, *others))
+    return wanted >= OVERLAP and wanted > nearest_other
 
 
 def _is_added(edit: Edit, result: Pixels) -> bool:
@@ -194,7 +226,10 @@ def _is_added(edit: Edit, result: Pixels) -> bool:
     assert edit.after is not None
     assert edit.scene is not None
     patch = _largest(np.abs(result - edit.source).mean(axis=-1) > 0.12)
-    if patch.sum() < 150 or np.abs(result - edit.source)[~grown(patch, 3)].mean() > LEAK:
+    around = ~grown(patch, 3)
+    if patch.sum() < 150 or np.abs(result - edit.source)[around].mean() > LEAK:
+        return False
+    if blemish(result, edit.source, around):
         return False
     core = _shrunk(patch)
     if not core.any() or nearest(np.median(result[core], axis=0)) != edit.colour:
