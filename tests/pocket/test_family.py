@@ -9,7 +9,9 @@ import torch
 from diffusers import QwenImageEditPlusPipeline
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit_plus
 from PIL import Image
+from typer.testing import CliRunner
 
+from darkroom.cli_pocket import pocket
 from darkroom.pocket import family
 from darkroom.pocket.family import CONDITION_AREA, VAE_AREA, build
 from darkroom.pocket.tokens import EDIT_PREFIX, SPECIAL_TOKENS, train_tokenizer
@@ -49,6 +51,38 @@ def test_who_is_stopped_while_saving_leaves_the_folder_that_was_there(
     build(saved, seed=1)
     assert set(contents(saved)) == set(before)
     assert contents(saved) != before
+
+
+def test_who_is_killed_between_two_moves_loses_no_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = tmp_path / "family"
+    build(saved, seed=0)
+    before, move = contents(saved), Path.rename
+
+    def stopped(path: Path, to: Path) -> Path:
+        if path.name.endswith(".writing"):
+            raise KeyboardInterrupt
+        return move(path, to)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    for _ in range(2):  # the second is stopped in the same place
+        with pytest.raises(KeyboardInterrupt):
+            build(saved, seed=1)
+        assert contents(tmp_path / "family.replaced") == before
+    monkeypatch.undo()
+    assert contents(build(saved, seed=1)) != before
+    assert [path.name for path in tmp_path.iterdir()] == ["family"]
+
+
+def test_a_folder_that_holds_something_else_is_named_and_left_as_it_was(tmp_path: Path) -> None:
+    notes = tmp_path / "thesis" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("years of work")
+    for place in (notes.parent, notes):
+        answer = CliRunner().invoke(pocket, ["build", str(place)])
+        assert answer.exit_code == 2
+        assert f"{place} holds something else than a family" in answer.output
+    assert notes.read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
 
 
 def test_building_leaves_the_callers_random_state_alone(tmp_path: Path) -> None:

@@ -151,9 +151,15 @@ def make_processor(tokenizer: Qwen2Tokenizer) -> Qwen2VLProcessor:
 def save(pipeline: QwenImageEditPlusPipeline, folder: Path) -> None:
     """Put every part of `pipeline` in the place of `folder`: float16, in files of at most 14 MB, float32 when loaded.
 
-    Who is killed meanwhile leaves the folder that was there.
+    Who is killed meanwhile leaves the folder that was there; between the last two moves it lies beside, and the next
+    call brings it back. Raises ValueError where `folder` holds anything but a family: nothing of it is touched.
     """
-    unfinished = folder.with_name(f"{folder.name}.writing")
+    folder = folder.resolve()
+    aside, unfinished = (folder.with_name(f"{folder.name}.{ending}") for ending in ("replaced", "writing"))
+    if _is_family(aside) and not folder.exists():
+        aside.rename(folder)
+    if folder.exists() and not (_is_family(folder) or (folder.is_dir() and not any(folder.iterdir()))):
+        raise ValueError(f"{folder} holds something else than a family; name a new or an empty folder")
     if unfinished.exists():
         shutil.rmtree(unfinished)
     unfinished.mkdir(parents=True)
@@ -165,9 +171,17 @@ def save(pipeline: QwenImageEditPlusPipeline, folder: Path) -> None:
     declare_float32(unfinished / "text_encoder" / "config.json")
     for config in unfinished.rglob("*.json"):
         _forget_origin(config)
+    if _is_family(aside):
+        shutil.rmtree(aside)
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(aside)
     unfinished.rename(folder)
+    if aside.exists():
+        shutil.rmtree(aside)
+
+
+def _is_family(folder: Path) -> bool:
+    return (folder / "model_index.json").is_file()
 
 
 def _forget_origin(config: Path) -> None:
