@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from darkroom.cli_pocket import pocket
 from darkroom.pocket import training
 from darkroom.pocket.bar import stage_bar
-from darkroom.pocket.begun import BEGUN, OtherRecipe, keep_to, settings_of
+from darkroom.pocket.begun import BEGUN, OtherRecipe, as_begun, keep_to, settings_of
 from darkroom.pocket.evaluate import PORTRAIT
 from darkroom.pocket.family import assemble, build, save
 from darkroom.pocket.family_training import export, family_of, train_family
@@ -468,6 +468,28 @@ def test_a_folder_that_is_older_than_a_setting_was_begun_with_its_default(tmp_pa
     keep_to(tmp_path, "edit", settings)
     with pytest.raises(OtherRecipe, match=r"flow\.train_text true, not false;"):
         keep_to(tmp_path, "edit", {**settings, "flow.train_text": False})
+
+
+def test_a_folder_in_which_every_edit_was_walked_goes_on_so_by_the_same_command(tmp_path: Path) -> None:
+    recipe = RECIPES["smoke"]
+    older = {name: value for name, value in settings_of("edit", recipe).items() if name != "path.open"}
+    (tmp_path / BEGUN).write_text(json.dumps({"edit": older}))
+    for _ in range(2):
+        meant = as_begun(tmp_path, recipe)
+        assert meant == replace(recipe, path=replace(recipe.path, open=()))
+        keep_to(tmp_path, "edit", settings_of("edit", meant))
+    asked = replace(recipe, path=replace(recipe.path, open=("move",)))
+    assert as_begun(tmp_path, asked) == asked
+    with pytest.raises(OtherRecipe, match=r'path\.open \[\], not \["move"\];'):
+        train_parts(["edit"], tmp_path, asked, Course())
+    # Those of today, and those from before the stage, walk what the recipe says.
+    keep_to(tmp_path / "today", "edit", settings_of("edit", recipe))
+    assert as_begun(tmp_path / "today", recipe) == as_begun(tmp_path / "fresh", recipe) == recipe
+    before = {name: value for name, value in older.items() if not name.startswith("path.")}
+    (tmp_path / BEGUN).write_text(json.dumps({"edit": before}))
+    assert as_begun(tmp_path, recipe) == recipe
+    keep_to(tmp_path, "edit", settings_of("edit", recipe))
+    assert json.loads((tmp_path / BEGUN).read_text())["edit"]["path.open"] == ["add"]
 
 
 def test_a_folder_that_is_older_than_the_last_stage_goes_on_with_it(tmp_path: Path) -> None:

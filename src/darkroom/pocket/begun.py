@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from darkroom.pocket.recipes import Recipe
+from darkroom.pocket.stages.path_stage import PathRecipe
 
 BEGUN = "recipe.json"
 # The fields of a recipe that each part's weights follow from.
@@ -21,7 +22,7 @@ _FIELDS = {
 # How a stage computes, not what.
 _OPEN = ("compiled",)
 # What earlier folders do not note: there it was so.
-_ALWAYS_WAS = {"edit": {"flow.train_text": True}}
+_ALWAYS_WAS: Mapping[str, Mapping[str, Any]] = {"edit": {"flow.train_text": True, "path.open": []}}
 # A last stage that earlier folders do not know: it goes on from what they hold, with whatever settings.
 _LATER = {"edit": "path."}
 
@@ -36,27 +37,46 @@ def settings_of(part: str, recipe: Recipe) -> dict[str, Any]:
     return dict(_flat({name: whole[name] for name in _FIELDS[part]}))
 
 
+def as_begun(work: Path, recipe: Recipe) -> Recipe:
+    """`recipe` as the training in `work` was begun: before `path.open` existed every edit was walked, and still is.
+
+    Only its default gives way; where others were asked for, `keep_to` refuses them.
+    """
+    noted = _noted(work).get("edit", {})
+    older = "path.steps" in noted and "path.open" not in noted
+    if not older or recipe.path.open != PathRecipe().open:
+        return recipe
+    return replace(recipe, path=replace(recipe.path, open=()))
+
+
 def keep_to(work: Path, part: str, settings: Mapping[str, Any]) -> None:
     """Note in `work` what `part` is trained with, where that is not noted yet, or not of a stage that came later.
 
     Raises OtherRecipe, which says what differs, where it was begun with something else.
     """
-    path = work / BEGUN
-    noted: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    path, noted = work / BEGUN, _noted(work)
     wanted: dict[str, Any] = json.loads(json.dumps(settings))
-    begun = {**_ALWAYS_WAS.get(part, {}), **noted[part]} if part in noted else wanted
+    already = noted.get(part, wanted)
     later = _LATER.get(part)
-    if later and not any(name.startswith(later) for name in begun):
-        begun |= {name: value for name, value in wanted.items() if name.startswith(later)}
+    if later and not any(name.startswith(later) for name in already):
+        already = already | {name: value for name, value in wanted.items() if name.startswith(later)}
+    begun = {**_ALWAYS_WAS.get(part, {}), **already} if part in noted else wanted
     if differing := [name for name in {**begun, **wanted} if begun.get(name) != wanted.get(name)]:
         told = ", ".join(f"{name} {_said(begun, name)}, not {_said(wanted, name)}" for name in differing)
         raise OtherRecipe(
             f"{path}: {part} was begun with {told}; go on with the same --recipe, which the device chooses"
             " where none is named, and the same other options, or take another --work"
         )
-    if noted.get(part) != wanted:
+    # A setting that an older folder does not note stays unnoted: that tells `as_begun` its age.
+    if noted.get(part) != already:
         work.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**noted, part: wanted}, indent=2) + "\n")
+        path.write_text(json.dumps({**noted, part: already}, indent=2) + "\n")
+
+
+def _noted(work: Path) -> dict[str, dict[str, Any]]:
+    path = work / BEGUN
+    noted: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    return noted
 
 
 def _said(settings: Mapping[str, Any], name: str) -> str:
