@@ -158,11 +158,13 @@ def evaluate(
     from darkroom.models.presets import POCKET, LoraFile, Preset
     from darkroom.pocket.evaluate import PORTRAIT, parse_size
     from darkroom.pocket.evaluate import evaluate as judge
-    from darkroom.pocket.shipped import EDIT, TAUGHT
+    from darkroom.pocket.shipped import EDIT, TAUGHT, check
     from darkroom.pocket.world.edits import KINDS
 
     known(kind, (*KINDS, PORTRAIT))
     known(preset, tuple(POCKET), "--preset")
+    if weights is not None and not (weights / "model_index.json").is_file():
+        raise typer.BadParameter(f"there is no family in {weights}", param_hint="--weights")
     presets = [POCKET[name] for name in preset or ()]
     if lora is not None:
         own = LoraFile(str(lora.resolve().parent), lora.name)
@@ -176,6 +178,7 @@ def evaluate(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--size") from error
     with told():
+        check(weights or EDIT)
         judge(weights or EDIT, out, cases, presets, seed or [0], kind or TAUGHT, typer.echo, sides)
         typer.echo((out / "scores.md").read_text())
 

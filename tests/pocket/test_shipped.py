@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from darkroom.cli_pocket import pocket
 from darkroom.errors import ModelNotReady
 from darkroom.models import weights as engine_weights
+from darkroom.pocket import parts
 from darkroom.pocket.family import build
-from darkroom.pocket.shipped import CHECKSUMS, EDIT, install, verify
+from darkroom.pocket.recipes import RECIPES
+from darkroom.pocket.shipped import CHECKSUMS, EDIT, WEIGHTS, install, verify
+from darkroom.pocket.stages.course import Course
 
 
 @pytest.fixture
@@ -32,6 +39,54 @@ def test_a_damaged_file_is_named_with_how_to_rebuild_it(installed: Path, name: s
     path.write_bytes(content)
     with pytest.raises(ModelNotReady, match=f"edit/{name} is damaged.*darkroom pocket train"):
         verify(installed)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "--cases", "1", "--kind", "sepia", "--weights"],
+        ["evaluate", "--preset", "fast", "--weights"],
+        ["train", "--recipe", "smoke", "--device", "cpu", "--begin-with"],
+        ["train", "--recipe", "smoke", "--device", "cpu", "--part", "bridge", "--begin-with"],
+    ],
+)
+def test_who_reads_a_damaged_family_is_told_the_file(installed: Path, tmp_path: Path, arguments: list[str]) -> None:
+    path = installed / "transformer" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    elsewhere = ["--work" if arguments[0] == "train" else "--out", str(tmp_path / "made")]
+
+    def said(family: Path) -> str:
+        answer = CliRunner().invoke(pocket, [*arguments, str(family), *elsewhere])
+        assert answer.exit_code == 1, answer.output
+        assert isinstance(answer.exception, SystemExit)
+        assert not (tmp_path / "made").exists()
+        return answer.output
+
+    assert f"edit/transformer/{path.name} is damaged" in said(installed)
+    # Without checksums a file must be as long as it says.
+    (installed / CHECKSUMS).unlink()
+    path.write_bytes(content[:-100])
+    assert f"{path} is damaged or was cut short" in said(installed)
+    path.write_bytes(content[:5])
+    assert f"{path} is damaged or was cut short" in said(installed)
+
+
+@pytest.mark.parametrize("arguments", [["evaluate", "--weights"], ["train", "--begin-with"]])
+def test_where_there_is_no_family_nothing_else_is_asked(tmp_path: Path, arguments: list[str]) -> None:
+    answer = CliRunner().invoke(pocket, [*arguments, str(tmp_path / "nowhere")])
+    assert answer.exit_code == 2
+    told = " ".join(re.sub("[│╭╮╰╯─]", " ", answer.output).split())
+    assert f"{arguments[1]}: there is no family in" in told or "Invalid value for --weights: there is no" in told
+
+
+def test_a_bridge_is_not_trained_to_a_damaged_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(WEIGHTS / "qwen3vl", tmp_path / "weights" / "qwen3vl")
+    (tmp_path / "weights" / "qwen3vl" / "config.json").write_text("{}")
+    monkeypatch.setattr(parts, "WEIGHTS", tmp_path / "weights")
+    with pytest.raises(ModelNotReady, match=r"qwen3vl/config\.json is damaged; restore it .*train --install"):
+        parts.train_parts(["bridge"], tmp_path / "work", RECIPES["smoke"], Course())
 
 
 def test_a_missing_file_is_named(installed: Path) -> None:

@@ -14,7 +14,10 @@ from darkroom.models.specs import ModelSpec
 CHECKSUMS = "checksums.json"
 # Raised whenever the miniature's classes or tokenizer change, so that older files are not taken for new ones.
 CHECKSUMS_VERSION = 1
-_REBUILD = "restore it from the repository, or build the family anew with `darkroom pocket train`"
+_REBUILD = (
+    "restore it from the repository with `git checkout` or by installing Darkroom anew, or train another and put it in"
+    " its place with `darkroom pocket train --install`"
+)
 VOCABULARY = "vocabulary.json"
 PACKED_APART = ("modulation", "embeddings")
 """Folders of a packed artifact that are no part of a model: some repositories on the hub hold artifacts."""
@@ -63,6 +66,21 @@ def verify(folder: Path) -> None:
             raise ModelNotReady(f"{folder.name}/{name} is missing; {_REBUILD}")
         if sha256(path) != expected:
             raise ModelNotReady(f"{folder.name}/{name} is damaged; {_REBUILD}")
+
+
+def check_lengths(folder: Path) -> None:
+    """Check that every safetensors file under `folder` is as long as its header says: for weights without checksums.
+
+    Raises ModelNotReady that names the first that is not.
+    """
+    for path in sorted(folder.rglob("*.safetensors")):
+        try:
+            entries, begin = tensor_entries(path)
+            wanted = begin + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        except (ValueError, KeyError, TypeError, MemoryError, OverflowError):
+            wanted = None
+        if path.stat().st_size != wanted:
+            raise ModelNotReady(f"{path} is damaged or was cut short; make it anew, or take another folder")
 
 
 def vocabulary(folder: Path) -> frozenset[str] | None:
@@ -163,5 +181,5 @@ def _download(spec: ModelSpec, parts: tuple[str, ...]) -> Path:
 
 def _remedy(spec: ModelSpec) -> str:
     if Path(spec.repo).is_absolute():
-        return "check the folder, or build the pocket model with `darkroom pocket train`"
+        return "check the folder, or build the pocket model with `darkroom pocket train --install`"
     return "check the model's name and revision, HF_TOKEN and the network"

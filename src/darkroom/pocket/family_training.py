@@ -20,7 +20,7 @@ from darkroom.pocket.judging.grids import draw_grid
 from darkroom.pocket.judging.rules import is_right
 from darkroom.pocket.judging.samples import apply, load_editor
 from darkroom.pocket.recipes import Recipe
-from darkroom.pocket.shipped import EDIT
+from darkroom.pocket.shipped import EDIT, check
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.flow_stage import train_flow
@@ -95,11 +95,14 @@ def export(work: Path, seed: int = 0) -> Path:
 def family_of(work: Path, begin_with: Path | None) -> Path:
     """The family that other parts are made for: that in `work`, else the one to begin with, else the shipped one.
 
-    Raises OtherRecipe where `work` was begun with another family than `begin_with`.
+    Raises OtherRecipe where `work` was begun with another family than `begin_with`, and ModelNotReady, which names the
+    file, where the family is damaged.
     """
     if begin_with is not None:
         _keep_to(begin_with, work)
-    return work / "family" if (work / "family").is_dir() else begin_with or EDIT
+    family = work / "family" if (work / "family").is_dir() else begin_with or EDIT
+    check(family)
+    return family
 
 
 def _keep_to(begin_with: Path | None, work: Path) -> None:

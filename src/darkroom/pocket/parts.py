@@ -24,7 +24,7 @@ from darkroom.pocket.judging.samples import load_editor
 from darkroom.pocket.qwen3vl import make_model, make_processor
 from darkroom.pocket.qwen3vl import save as save_qwen3vl
 from darkroom.pocket.recipes import Recipe
-from darkroom.pocket.shipped import WEIGHTS
+from darkroom.pocket.shipped import WEIGHTS, check
 from darkroom.pocket.stages.bridge_stage import save_bridge, train_bridge
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.encoders import save_half
@@ -88,6 +88,7 @@ def train_the_bridge(work: Path, recipe: Recipe, course: Course, begin_with: Pat
     """
     family = family_of(work, begin_with)
     sight = work / "qwen3vl" if (work / "qwen3vl").is_dir() else WEIGHTS / "qwen3vl"
+    check(sight)
     between = made_between(family / "text_encoder", sight)
     models = "".join(digest[:8] for digest in between.values())
     epochs, checkpoint = recipe.bridge.epochs, work / f"bridge_{models}.pt"
@@ -132,11 +133,14 @@ def train_parts(
 
     `begin_with`: as for `train_family`; the parts that belong to a family are made for it where `work` holds none.
     Raises OutOfTime when the course's minutes are over; the same call goes on from there. Raises OtherRecipe where one
-    of them was begun in `work` with other settings, and ValueError, which names the option, where there is no family
-    in `begin_with`, or where the text encoder of a family that is made from nothing should not learn.
+    of them was begun in `work` with other settings, ModelNotReady, which names the file, where `begin_with` is damaged, and
+    ValueError, which names the option, where there is no family in it, or where the text encoder of a family that is made
+    from nothing should not learn.
     """
     if begin_with is not None and not (begin_with / "model_index.json").is_file():
         raise ValueError(f"--begin-with: there is no family in {begin_with}")
+    if begin_with is not None:
+        check(begin_with)
     if "edit" in parts and begin_with is None and not recipe.flow.train_text:
         raise ValueError("--freeze-text needs --begin-with: a text encoder made from nothing has to learn")
     begun = as_begun(work, recipe)

@@ -53,8 +53,22 @@ def verify(folder: Path = EDIT) -> None:
     Raises ModelNotReady that names the first file that is missing, damaged or of another version.
     """
     if not (folder / CHECKSUMS).is_file():
-        raise ModelNotReady(f"{folder.name}/{CHECKSUMS} is missing; build the family with `darkroom pocket train`")
+        raise ModelNotReady(
+            f"{folder.name}/{CHECKSUMS} is missing; restore it from the repository, or train the weights and put them"
+            " in place with `darkroom pocket train --install`"
+        )
     weights.verify(folder)
+
+
+def check(folder: Path) -> None:
+    """Whether a family or another trained part can be read: by its checksums where it has some, else by its lengths.
+
+    The shipped ones must have theirs. Raises ModelNotReady that names the file.
+    """
+    if folder.parent == WEIGHTS or (folder / CHECKSUMS).is_file():
+        verify(folder)
+    else:
+        weights.check_lengths(folder)
 
 
 def seal(folder: Path) -> None:

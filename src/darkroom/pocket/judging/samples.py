@@ -13,6 +13,7 @@ from darkroom.models.editor import Editor
 from darkroom.models.parts import LOADERS, load_processor, load_schedule
 from darkroom.models.presets import Preset
 from darkroom.pocket.family import CONDITION_AREA, VAE_AREA
+from darkroom.pocket.shipped import check
 from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edit import Edit
 from darkroom.technique.latents import pack
@@ -20,7 +21,13 @@ from darkroom.technique.sampling import sample
 
 
 def load_editor(folder: Path) -> Editor:
-    """The engine with the family in `folder`, in float32 on the CPU."""
+    """The engine with the family in `folder`, in float32 on the CPU.
+
+    Raises FileNotFoundError where there is none, and ModelNotReady that names a damaged file.
+    """
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(f"there is no family in {folder}: it holds no model_index.json")
+    check(folder)
     return Editor(
         **{name: load(folder / name, "float32") for name, load in LOADERS.items()},
         processor=load_processor(folder / "processor"),
