@@ -21,8 +21,8 @@ class ZipPictures:
     """The pictures of a zip in the order of their names, numbers counted as numbers (frame_2 before frame_10).
 
     Hidden files and those of other kinds are left out; `skipped` names the latter. Names are labels only: nothing is
-    ever written under them. Raises DecodeFailed for what is no readable zip, InputTooLarge for more files than
-    limits.max_frames, InvalidInput for none.
+    ever written under them. How many there may be is the caller's to say. Raises DecodeFailed for what is no readable
+    zip, InvalidInput for one without pictures.
     """
 
     def __init__(self, path: Path, field: str, limits: Limits) -> None:

@@ -33,7 +33,7 @@ class PeopleArchive:
     """A zip of `seed_*` directories, anywhere in it; nothing is unpacked to disk.
 
     Raises DecodeFailed for what is no zip; InvalidInput for no such directory, one without photos, which it names, or
-    two of one name; InputTooLarge for more pictures than limits.max_frames.
+    two of one name. The zip's bytes are limited where it is fetched, its pictures are not counted.
     """
 
     def __init__(self, path: Path, field: str, limits: Limits) -> None:
