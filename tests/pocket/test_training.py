@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -641,12 +642,16 @@ def test_what_does_not_fit_a_family_put_in_place_is_told(tmp_path: Path, monkeyp
     training.place({"identity": WEIGHTS / "identity"}, lines.append, put_in_place=True)
     assert lines == [f"identity: {weights / 'identity'}"]
     training.place({"edit": build(tmp_path / "new", seed=5)}, lines.append, put_in_place=True)
-    commands = [line.partition(": darkroom ")[2] for line in lines[2:]]
-    assert commands == [
-        "pocket train --part lightning --install",
-        "pocket train --part bridge --install",
-        "bench injection --only defaults --install defaults",
-    ]
+    commands = [shlex.split(line.partition(": darkroom ")[2]) for line in lines[2:]]
+    assert commands.pop() == "bench injection --only defaults --install defaults".split()
+    # Followed to the letter, in a folder where another family was trained.
+    monkeypatch.chdir(tmp_path)
+    build(tmp_path / "training" / "family", seed=6)
+    for part, command in zip(("lightning", "bridge"), commands, strict=True):
+        *begun, given, family, to, work, end = command
+        assert [*begun, given, to, end] == ["pocket", "train", "--part", part, "--begin-with", "--work", "--install"]
+        assert family_of(Path(work), Path(family)) == weights / "edit"
+        assert not (Path(work) / "qwen3vl").exists()
 
 
 def test_exporting_takes_no_orders_for_a_training(tmp_path: Path) -> None:

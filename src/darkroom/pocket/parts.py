@@ -133,9 +133,9 @@ def train_parts(
 
     `begin_with`: as for `train_family`; the parts that belong to a family are made for it where `work` holds none.
     Raises OutOfTime when the course's minutes are over; the same call goes on from there. Raises OtherRecipe where one
-    of them was begun in `work` with other settings, ModelNotReady, which names the file, where `begin_with` is damaged, and
-    ValueError, which names the option, where there is no family in it, or where the text encoder of a family that is made
-    from nothing should not learn.
+    of them was begun in `work` with other settings, ModelNotReady, which names the file, where `begin_with` is damaged,
+    and ValueError, which names the option, where there is no family in it, or where the text encoder of a family that
+    is made from nothing should not learn.
     """
     if begin_with is not None and not (begin_with / "model_index.json").is_file():
         raise ValueError(f"--begin-with: there is no family in {begin_with}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -127,13 +128,19 @@ def place(made: Mapping[str, Path], report: Report, put_in_place: bool) -> None:
             install(folder, WEIGHTS / name)
         report(f"{name}: {WEIGHTS / name if put_in_place else folder}")
     if put_in_place and not lightning_fits(WEIGHTS):
-        report(
-            "lightning was made for another transformer than edit has: darkroom pocket train --part lightning --install"
-        )
+        report(f"lightning was made for another transformer than edit has: {_command(WEIGHTS, 'lightning')}")
     if put_in_place and not bridge_fits(WEIGHTS):
-        report("bridge was made for another sight than these: darkroom pocket train --part bridge --install")
+        report(f"bridge was made for another sight than these: {_command(WEIGHTS, 'bridge')}")
     if put_in_place and {"edit", "qwen3vl"} & set(made):
         report(_HEAD)
+
+
+def _command(weights: Path, part: str) -> str:
+    """What makes `part` for the weights in place: in a folder of their own, since another may hold another family."""
+    family, sight = weights / "edit", weights / "qwen3vl"
+    folders = [*(family / name for name in ("vae", "text_encoder", "transformer")), sight]
+    work = "training_" + "".join(weights_digest(folder)[:3] for folder in folders)
+    return f"darkroom pocket train --part {part} --begin-with {shlex.quote(str(family))} --work {work} --install"
 
 
 def lightning_fits(weights: Path) -> bool:
