@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import QwenImageEditPlusPipeline
+from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -26,10 +27,11 @@ from darkroom.pocket.begun import BEGUN, OtherRecipe, as_begun, keep_to, setting
 from darkroom.pocket.evaluate import PORTRAIT
 from darkroom.pocket.family import assemble, build, save
 from darkroom.pocket.family_training import export, family_of, train_family
+from darkroom.pocket.finished import finished, tell
 from darkroom.pocket.parts import PARTS, train_parts
 from darkroom.pocket.recipes import RECIPES
 from darkroom.pocket.shipped import EDIT, WEIGHTS, install
-from darkroom.pocket.stages import path_stage
+from darkroom.pocket.stages import encoders, path_stage
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.course import Course, OutOfTime
 from darkroom.pocket.stages.drawing import SETS, TEACHES, draw_set
@@ -458,6 +460,51 @@ def test_another_recipe_in_the_same_folder_is_refused_and_told(tmp_path: Path) -
     assert "identity was begun with identity.steps 1, not" in told(
         "--work", str(work), "--recipe", "cpu", "--device", "cpu", "--part", "identity"
     )
+
+
+def test_an_encoder_whose_writing_was_killed_is_not_taken_for_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    file = tmp_path / "identity" / "encoder.safetensors"
+    with monkeypatch.context() as context:
+        context.setattr(encoders, "save_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_parts(["identity"], tmp_path, RECIPES["smoke"], Course())
+    assert not file.exists()
+    train_parts(["identity"], tmp_path, RECIPES["smoke"], Course())
+    assert load_file(file)
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_notes_are_whole_or_the_old_ones_and_a_damaged_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_to(tmp_path, "identity", {"steps": 1})
+    tell(tmp_path, "identity", 1, {}, Course())
+
+    def killed(path: Path, text: str) -> None:
+        path.write_bytes(text.encode()[:9])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            keep_to(tmp_path, "bridge", {"epochs": 1})
+        with pytest.raises(KeyboardInterrupt):
+            tell(tmp_path, "identity", 2, {}, Course())
+    keep_to(tmp_path, "identity", {"steps": 1})
+    assert finished(tmp_path, "identity", 1)
+    assert not finished(tmp_path, "identity", 2)
+    for content in ('{"identity": {"st', "[]"):
+        (tmp_path / BEGUN).write_text(content)
+        assert f"{tmp_path / BEGUN} is damaged: " in told("--work", str(tmp_path), "--part", "identity")
+        (tmp_path / "scores" / "identity.json").write_text(content)
+        with pytest.raises(ValueError, match=r"scores/identity\.json is damaged: "):
+            finished(tmp_path, "identity", 1)
 
 
 def test_a_folder_that_is_older_than_a_setting_was_begun_with_its_default(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.pocket.recipes import Recipe
+from darkroom.pocket.stages.checkpoint import load_note, save_note
 from darkroom.pocket.stages.path_stage import PathRecipe
 
 BEGUN = "recipe.json"
@@ -69,14 +70,11 @@ def keep_to(work: Path, part: str, settings: Mapping[str, Any]) -> None:
         )
     # A setting that an older folder does not note stays unnoted: that tells `as_begun` its age.
     if noted.get(part) != already:
-        work.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**noted, part: already}, indent=2) + "\n")
+        save_note(path, {**noted, part: already})
 
 
 def _noted(work: Path) -> dict[str, dict[str, Any]]:
-    path = work / BEGUN
-    noted: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
-    return noted
+    return load_note(work / BEGUN) or {}
 
 
 def _said(settings: Mapping[str, Any], name: str) -> str:

@@ -1,9 +1,9 @@
 """Which stages of a training are finished, and what held-out cases say of them: `work`/scores."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from darkroom.pocket.stages.checkpoint import load_note, save_note
 from darkroom.pocket.stages.course import Course
 
 
@@ -16,14 +16,10 @@ def tell(
     """
     course.report(f"{stage}, held out: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
     path = work / "scores" / f"{stage}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"steps": steps, "models": models, "held_out": dict(figures)}, indent=2) + "\n")
+    save_note(path, {"steps": steps, "models": models, "held_out": dict(figures)})
 
 
 def finished(work: Path, stage: str, steps: int, models: str | None = None) -> bool:
     """Whether so many steps of a stage have been made and judged, for these models."""
-    path = work / "scores" / f"{stage}.json"
-    if not path.exists():
-        return False
-    told = json.loads(path.read_text())
-    return bool(told["steps"] >= steps and told["models"] == models)
+    told = load_note(work / "scores" / f"{stage}.json")
+    return told is not None and bool(told["steps"] >= steps and told["models"] == models)

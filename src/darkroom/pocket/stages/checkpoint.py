@@ -1,7 +1,9 @@
-"""Checkpoints that survive being killed while they are written, and that any device can read."""
+"""Checkpoints that survive being killed while they are written, and that any device can read; other files likewise."""
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,39 @@ import torch
 from torch import Tensor
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` beside `path`, then put it in place in one move."""
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """Where to write what belongs at `path`: once that is written it is put in place in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".writing")
-    torch.save(state, unfinished)
+    yield unfinished
     os.replace(unfinished, path)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` beside `path`, then put it in place in one move."""
+    with written_beside(path) as unfinished:
+        torch.save(state, unfinished)
+
+
+def save_note(path: Path, note: Mapping[str, Any]) -> None:
+    """`note` as JSON, in place in one move."""
+    with written_beside(path) as unfinished:
+        unfinished.write_text(json.dumps(note, indent=2) + "\n")
+
+
+def load_note(path: Path) -> dict[str, Any] | None:
+    """The note last saved at `path`, None where there is none. Raises ValueError, which names the file, if damaged."""
+    if not path.exists():
+        return None
+    mend = "bring it back from a copy, or take another folder"
+    try:
+        note = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; {mend}") from error
+    if not isinstance(note, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object; {mend}")
+    return note
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

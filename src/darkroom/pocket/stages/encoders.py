@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from darkroom.pocket.stages.checkpoint import keep, resume
+from darkroom.pocket.stages.checkpoint import keep, resume, written_beside
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.schedule import warm_then_linear
 from darkroom.pocket.world.colours import Pixels
@@ -71,6 +71,6 @@ def fit(
 
 def save_half(encoder: nn.Module, path: Path) -> None:
     """In float16, which what it says does not notice."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in encoder.state_dict().items()}, path)
-    path.chmod(0o644)
+    with written_beside(path) as unfinished:
+        save_file({name: value.half().contiguous() for name, value in encoder.state_dict().items()}, unfinished)
+        unfinished.chmod(0o644)
