@@ -75,7 +75,7 @@ def train(
     from darkroom.pocket.bar import stage_bar
     from darkroom.pocket.evaluate import PORTRAIT
     from darkroom.pocket.family_training import export as export_family
-    from darkroom.pocket.parts import PARTS
+    from darkroom.pocket.parts import MADE_FOR_A_FAMILY, PARTS
     from darkroom.pocket.recipes import RECIPES
     from darkroom.pocket.world.edits import KINDS
 
@@ -96,12 +96,31 @@ def train(
             "--set": settings,
             "--compile": compiled,
             "--freeze-text": freeze_text or None,
+            "--threads": threads or None,
+            "--device": device,
         }
         if vain := [option for option, value in asked.items() if value is not None]:
             raise typer.BadParameter(
                 f"writes the family that --work holds, however it is trained; leave out {', '.join(vain)}",
                 param_hint="--export",
             )
+    if "edit" not in parts:
+        of_edit = {
+            "--steps": steps,
+            "--shards": shards,
+            "--kind": kind,
+            "--freeze-text": freeze_text or None,
+            "--compile": compiled,
+        }
+        if vain := [option for option, value in of_edit.items() if value is not None]:
+            raise typer.BadParameter(
+                f"{', '.join(vain)} is of edit alone; leave it out, or train edit too", param_hint="--part"
+            )
+    if begin_with is not None and not set(parts) & set(MADE_FOR_A_FAMILY):
+        raise typer.BadParameter(
+            f"{', '.join(parts)} is made for no family; leave it out, or train {', '.join(MADE_FOR_A_FAMILY)} too",
+            param_hint="--begin-with",
+        )
     with told(), stage_bar() as show:
         on = training.choose_device(device)
         course = training.make_course(on, minutes, typer.echo, show)

@@ -705,6 +705,8 @@ def test_exporting_takes_no_orders_for_a_training(tmp_path: Path) -> None:
     said = told("--export", "--work", str(tmp_path), "--steps", "9", "--freeze-text", "--no-compile")
     assert "--export: writes the family that --work holds" in said
     assert "leave out --steps, --compile, --freeze-text" in said
+    said = told("--export", "--work", str(tmp_path), "--threads", "2", "--device", "cpu")
+    assert "leave out --threads, --device" in said
 
 
 @pytest.mark.parametrize(
@@ -717,6 +719,11 @@ def test_exporting_takes_no_orders_for_a_training(tmp_path: Path) -> None:
         (["--part", "ears"], "--part.*ears: not one of edit"),
         (["--kind", "juggle"], "--kind.*juggle: not one of recolour"),
         (["--set", "flow.speed=2"], "--set: 'flow.speed' is no setting of a recipe"),
+        (["--kind", "follow", "--shards", "3"], "--shards: counts edits of one square picture, and --kind follow"),
+        (["--part", "bridge", "--kind", "sepia"], "--part: --kind is of edit alone"),
+        (["--part", "bridge", "--steps", "3", "--shards", "1"], "--part: --steps, --shards is of edit alone"),
+        (["--part", "lightning", "--freeze-text", "--no-compile"], "--part: --freeze-text, --compile is of edit"),
+        (["--part", "identity", "--begin-with", "x"], "--begin-with: identity is made for no family"),
         (["--freeze-text"], "--freeze-text needs --begin-with"),
         (["--begin-with", "nowhere"], "--begin-with: there is no family in nowhere"),
     ],

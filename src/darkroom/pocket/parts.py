@@ -36,6 +36,8 @@ from darkroom.pocket.tokens import train_tokenizer
 
 PARTS = ("edit", "lightning", "qwen3vl", "bridge", "perceptual", "identity")
 """The folders of the shipped weights that are trained here."""
+MADE_FOR_A_FAMILY = ("edit", "lightning", "bridge")
+"""Those that a family to begin with changes."""
 
 
 def train_lightning(work: Path, recipe: Recipe, course: Course, begin_with: Path | None = None) -> Path:

@@ -51,14 +51,18 @@ def choose_recipe(
     """The named recipe, by default the device's, with what is given in the place of its own.
 
     steps, train_text: of the flow stage. settings: as `with_settings` takes them. Raises ValueError that names the
-    option, also for kinds that the recipe does not draw.
+    option, also for kinds that the recipe does not draw, and for shards of what these kinds do not draw.
     """
     recipe = with_shards(RECIPES[name or ("gpu" if device.type == "cuda" else "cpu")], shards)
     flow = replace(recipe.flow, steps=steps or recipe.flow.steps, train_text=train_text)
     if compiled is not None:
         flow = replace(flow, compiled=compiled)
         recipe = replace(recipe, vae=replace(recipe.vae, compiled=compiled))
-    return with_settings(with_kinds(replace(recipe, flow=flow), kinds), settings)
+    recipe = with_kinds(replace(recipe, flow=flow), kinds)
+    if shards is not None and "pairs" not in recipe.shards:
+        chosen = ", ".join(kinds or ())
+        raise ValueError(f"--shards: counts edits of one square picture, and --kind {chosen} draws none")
+    return with_settings(recipe, settings)
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
