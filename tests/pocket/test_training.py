@@ -452,8 +452,10 @@ def test_another_recipe_in_the_same_folder_is_refused_and_told(tmp_path: Path) -
     train_parts(["identity"], work, replace(recipe, identity=identity), Course())
     keep_to(work, "edit", settings_of("edit", recipe))
     train_parts(["identity"], work, replace(recipe, identity=identity, flow=FlowRecipe()), Course())
+    noted = (work / BEGUN).read_text()
     with pytest.raises(OtherRecipe, match=r"begun/recipe\.json: identity was begun with identity\.steps 1, not 3; "):
         train_parts(PARTS, work, recipe, Course())
+    assert (work / BEGUN).read_text() == noted
     longer = replace(recipe, flow=replace(recipe.flow, steps=9, compiled=True), times={"follow": 3}, shards={})
     with pytest.raises(OtherRecipe, match=r"edit .*flow\.steps 4, not 9.*shards\.pairs \[1, 1\], not nothing"):
         train_parts(PARTS, work, replace(longer, identity=identity), Course())
@@ -570,11 +572,33 @@ def test_every_setting_of_a_recipe_can_be_given_by_its_name() -> None:
         ("path.counts=[]", "--set: path.counts: tuple should have at least 1 item"),
         ("path.learns=0", "--set: path.learns: input should be greater than 0"),
         ("shards.pairs=[1]", "--set: shards.pairs.1: field required"),
+        ("shards.pairs=[0, 10]", "--set: shards.pairs.0: input should be greater than 0"),
+        ("cases=0", "--set: cases: input should be greater than 0"),
+        ("flow.batch=0", "--set: flow.batch: input should be greater than 0"),
+        ("flow.steps=-4", "--set: flow.steps: input should be greater than 0"),
+        ("flow.changed_share=0", "--set: flow.changed_share: input should be greater than 0"),
+        ("flow.blank=NaN", "--set: flow.blank: input should be"),
+        ("vae.crop=60", "--set: vae.crop: input should be a multiple of 8"),
+        ("vae.crop=136", "--set: vae.crop: input should be less than or equal to 128"),
+        ("decoder.pool=0", "--set: decoder.pool: input should be greater than 0"),
+        ("path.seed=1", "--set: 'path.seed' is no setting"),
+        ("times.follow=-1", "--set: times.follow: input should be greater than or equal to 0"),
+        ("seed=-1", "--set: seed: input should be greater than or equal to 0"),
+        ("bridge.lr=0", "--set: bridge.lr: input should be greater than 0"),
+        ("lightning.held_out=1500", "--set: lightning.held_out: leaves nothing to learn from; the smallest of "),
+        ("bridge.held_out=6000", "--set: bridge.held_out: leaves nothing to learn from; bridge.triples is 6000"),
     ],
 )
 def test_a_setting_that_is_none_is_named(setting: str, named: str) -> None:
     with pytest.raises(ValueError, match=re.escape(named)):
         with_settings(RECIPES["cpu"], [setting])
+
+
+def test_the_recipes_themselves_are_within_their_bounds() -> None:
+    for recipe in RECIPES.values():
+        assert with_settings(recipe, [f"seed={recipe.seed}"]) == recipe
+    with pytest.raises(ValueError, match="--set: times: is 0 for every kind"):
+        with_settings(RECIPES["smoke"], [f"times.{kind}=0" for name in SETS for kind in TEACHES[name]])
 
 
 def test_kinds_choose_the_sets_and_one_that_none_draws_is_named(tmp_path: Path) -> None:

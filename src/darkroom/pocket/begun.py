@@ -51,11 +51,26 @@ def as_begun(work: Path, recipe: Recipe) -> Recipe:
 
 
 def keep_to(work: Path, part: str, settings: Mapping[str, Any]) -> None:
-    """Note in `work` what `part` is trained with, where that is not noted yet, or not of a stage that came later.
+    """`keep_all` for one part."""
+    keep_all(work, {part: settings})
 
-    Raises OtherRecipe, which says what differs, where it was begun with something else.
+
+def keep_all(work: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Note in `work` what parts are trained with, where that is not noted yet, or not of a stage that came later.
+
+    Raises OtherRecipe, which says what differs, where one was begun with something else; then nothing is noted.
     """
-    path, noted = work / BEGUN, _noted(work)
+    noted = _noted(work)
+    kept = {part: _kept(work / BEGUN, noted, part, settings) for part, settings in wanted.items()}
+    if any(noted.get(part) != settings for part, settings in kept.items()):
+        save_note(work / BEGUN, {**noted, **kept})
+
+
+def _kept(path: Path, noted: Mapping[str, dict[str, Any]], part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What `path` is to say of `part`.
+
+    A setting that an older folder does not note stays unnoted: that tells `as_begun` its age.
+    """
     wanted: dict[str, Any] = json.loads(json.dumps(settings))
     already = noted.get(part, wanted)
     later = _LATER.get(part)
@@ -68,9 +83,7 @@ def keep_to(work: Path, part: str, settings: Mapping[str, Any]) -> None:
             f"{path}: {part} was begun with {told}; go on with the same --recipe, which the device chooses"
             " where none is named, and the same other options, or take another --work"
         )
-    # A setting that an older folder does not note stays unnoted: that tells `as_begun` its age.
-    if noted.get(part) != already:
-        save_note(path, {**noted, part: already})
+    return already
 
 
 def _noted(work: Path) -> dict[str, dict[str, Any]]:

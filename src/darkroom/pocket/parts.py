@@ -17,7 +17,7 @@ from darkroom.models.bridge import made_between
 from darkroom.models.lora import ABOUT, BASE, made_for
 from darkroom.models.vision import VisionExtractor
 from darkroom.models.weights import weights_digest
-from darkroom.pocket.begun import as_begun, keep_to, settings_of
+from darkroom.pocket.begun import as_begun, keep_all, settings_of
 from darkroom.pocket.family_training import examples, family_of, train_family
 from darkroom.pocket.finished import finished, tell
 from darkroom.pocket.judging.samples import load_editor
@@ -149,8 +149,7 @@ def train_parts(
     if begun != recipe and "edit" in parts:
         course.report(f"{work} was begun before path.open: it goes on with path.open=[], every edit is walked")
     recipe = begun
-    for part in parts:
-        keep_to(work, part, settings_of(part, recipe))
+    keep_all(work, {part: settings_of(part, recipe) for part in parts})
     if threads:
         torch.set_num_threads(threads)
     training: Mapping[str, Callable[[], Path]] = {

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from darkroom.pocket.stages.bridge_stage import BridgeRecipe
 from darkroom.pocket.stages.drawing import DOT_WEIGHTS, TEACHES
 from darkroom.pocket.stages.flow_stage import FlowRecipe
@@ -32,7 +34,7 @@ class Recipe:
     # A third of an hour of one core.
     path: PathRecipe = field(default_factory=PathRecipe)
     # Of each of drawing.SETS: how many shards, and the draws in each.
-    shards: Mapping[str, tuple[int, int]] = field(
+    shards: Mapping[str, tuple[PositiveInt, PositiveInt]] = field(
         default_factory=lambda: {
             "pairs": (14, 2500),
             "follows": (3, 1500),
@@ -47,7 +49,7 @@ class Recipe:
         }
     )
     # How often each example of a kind is shown, where that is not once; 0 leaves a kind out.
-    times: Mapping[str, int] = field(
+    times: Mapping[str, NonNegativeInt] = field(
         default_factory=lambda: {
             "follow": 8,
             "follow people": 4,
@@ -62,8 +64,8 @@ class Recipe:
     perceptual: PerceptualRecipe = field(default_factory=PerceptualRecipe)
     identity: IdentityRecipe = field(default_factory=IdentityRecipe)
     # Held-out edits of each kind by which the family is judged at its end; the other stages see ten pictures for each.
-    cases: int = 6
-    seed: int = 0
+    cases: PositiveInt = 6
+    seed: NonNegativeInt = 0
 
 
 def _gpu() -> Recipe:

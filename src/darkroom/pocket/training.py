@@ -19,6 +19,7 @@ from darkroom.pocket.parts import train_parts
 from darkroom.pocket.recipes import RECIPES, Recipe, with_kinds, with_shards
 from darkroom.pocket.shipped import WEIGHTS, install
 from darkroom.pocket.stages.course import Course, OutOfTime, Report, Show
+from darkroom.pocket.stages.drawing import TEACHES
 from darkroom.pocket.world.edits import KINDS
 
 DEVICES = ("cpu", "cuda")
@@ -69,7 +70,7 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """`recipe` with single values replaced: "flow.cooldown=0.5", "times.follow=8", "shards.pairs=[20, 2500]".
 
     Names are those of recipe.json in a training's folder. Raises ValueError for one that is none, or a value that is
-    not of its type.
+    not of its type or out of its range.
     """
     if not settings:
         return recipe
@@ -88,11 +89,26 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         except json.JSONDecodeError as error:
             raise ValueError(f"--set: {setting!r} gives {name} no JSON value; take one such as {name}=2") from error
     try:
-        return TypeAdapter(Recipe).validate_python(whole)
+        chosen = TypeAdapter(Recipe).validate_python(whole)
     except ValidationError as error:
         first = error.errors()[0]
         told = ".".join(map(str, first["loc"]))
         raise ValueError(f"--set: {told}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+    if fault := _together(chosen):
+        raise ValueError(f"--set: {fault}")
+    return chosen
+
+
+def _together(recipe: Recipe) -> str | None:
+    """What is wrong with settings that are right one by one."""
+    least = min(shards * draws for shards, draws in recipe.lightning.shards.values())
+    if recipe.lightning.held_out >= least:
+        return f"lightning.held_out: leaves nothing to learn from; the smallest of lightning.shards draws {least}"
+    if recipe.bridge.held_out >= recipe.bridge.triples:
+        return f"bridge.held_out: leaves nothing to learn from; bridge.triples is {recipe.bridge.triples}"
+    if not any(recipe.times.get(kind, 1) for name in recipe.shards for kind in TEACHES[name]):
+        return "times: is 0 for every kind, which leaves nothing to learn from"
+    return None
 
 
 def make_course(device: torch.device, minutes: float | None, report: Report, show: Show) -> Course:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from darkroom.models.bridge import MADE_FOR, Bridge, to_bytes, untrained
@@ -31,14 +32,14 @@ _SAVED_EVERY = 1000
 class BridgeRecipe:
     """The defaults are those of the shipped bridge. held_out: triples, the last ones, that only validate."""
 
-    triples: int = 6000
-    held_out: int = 600
-    epochs: int = 40
-    batch: int = 32
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    rank: int = 96
-    seed: int = 0
+    triples: PositiveInt = 6000
+    held_out: PositiveInt = 600
+    epochs: PositiveInt = 40
+    batch: PositiveInt = 32
+    lr: PositiveFloat = 1e-3
+    weight_decay: NonNegativeFloat = 0.05
+    rank: PositiveInt = 96
+    seed: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)

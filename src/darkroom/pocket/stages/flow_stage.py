@@ -4,10 +4,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from diffusers import QwenImageTransformer2DModel
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
@@ -34,38 +36,38 @@ _POINTED_AFTER = 3
 class FlowRecipe:
     """One step is one batch of edits whose prompts have the same number of tokens: nothing is padded."""
 
-    steps: int = 2800
-    batch: int = 32
-    matrix_lr: float = 0.01
+    steps: PositiveInt = 2800
+    batch: PositiveInt = 32
+    matrix_lr: PositiveFloat = 0.01
     # For what the transformer's start has filled in: the first block's attention, the way in and the way out.
-    gentle: float = 0.2
-    vector_lr: float = 1e-3
-    embedding_lr: float = 3e-3
-    warmup: int = 100
+    gentle: NonNegativeFloat = 0.2
+    vector_lr: PositiveFloat = 1e-3
+    embedding_lr: PositiveFloat = 3e-3
+    warmup: NonNegativeInt = 100
     # Share of the run, at its end, over which the learning rates fall to zero.
-    cooldown: float = 0.3
+    cooldown: Annotated[float, Field(ge=0, le=1)] = 0.3
     # Share of batches whose instruction is blank: what true CFG steers away from.
-    blank: float = 0.08
+    blank: Annotated[float, Field(ge=0, le=1)] = 0.08
     # Share of the loss that belongs to the cells that an edit changes, however few they are.
-    changed_share: float = 0.6
+    changed_share: Annotated[float, Field(gt=0, le=1)] = 0.6
     # Share of batches in 2509's form: one checkpoint serves `zero_cond_t` on and off.
-    earlier_form: float = 0.2
+    earlier_form: Annotated[float, Field(ge=0, le=1)] = 0.2
     # Below this sigma the loss is that of the clean latents, which sampling's small last steps call for.
-    full_weight_sigma: float = 0.4
+    full_weight_sigma: PositiveFloat = 0.4
     # exp(mu) of the scheduler for 64 tokens: half of training sees the noise levels that sampling visits.
-    shift: float = 1.63
+    shift: PositiveFloat = 1.63
     # The other half: so much noise that the picture does not show the edit yet, and only words tell what to change.
-    blind_from: float = 0.75
+    blind_from: Annotated[float, Field(ge=0, lt=1)] = 0.75
     # Weight of the loss of the pointer: halfway through the blocks each cell must know whether the edit changes it.
     # The velocity's own loss hardly says which shape the words mean; this one says nothing else.
-    pointing: float = 0.15
+    pointing: NonNegativeFloat = 0.15
     # Weight of the loss of naming: early in the blocks each cell of a reference must know which shape it shows. Without
     # it the blocks hardly learn to tell shapes apart, and words find the wrong one.
-    naming: float = 0.15
-    average: float = 0.999
+    naming: NonNegativeFloat = 0.15
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.999
     # Whether the text encoder's language model learns beside the transformer; where not, it stays as it is.
     train_text: bool = True
-    seed: int = 0
+    seed: NonNegativeInt = 0
     compiled: bool = True
 
 

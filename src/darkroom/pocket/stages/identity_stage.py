@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,11 +32,11 @@ _WEAR = Wear(chance=0.4, blur=(0.4, 1.6), noise=(0.01, 0.05), light=(0.9, 1.1))
 class IdentityRecipe:
     """`steps` batches from a pool of `pool` portraits; the defaults are those of the shipped encoder."""
 
-    steps: int = 1500
-    batch: int = 48
-    pool: int = 8000
-    lr: float = 3e-3
-    seed: int = 0
+    steps: PositiveInt = 1500
+    batch: PositiveInt = 48
+    pool: PositiveInt = 8000
+    lr: PositiveFloat = 3e-3
+    seed: NonNegativeInt = 0
 
 
 def train_identity(recipe: IdentityRecipe, checkpoint: Path, course: Course) -> tuple[IdentityEncoder, list[float]]:

@@ -20,6 +20,7 @@ import torch
 from diffusers import QwenImageEditPlusPipeline
 from diffusers import QwenImageTransformer2DModel as Transformer
 from peft import LoraConfig, get_peft_model_state_dict
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
 from transformers import Qwen2Tokenizer
@@ -52,18 +53,18 @@ class LightningRecipe:
     only validate. shards, times: as `Recipe`'s.
     """
 
-    steps: int = 400
-    batch: int = 8
-    intervals: int = 4
-    substeps: int = 4
-    shift: float = LIGHTNING_SHIFT
-    true_cfg_scale: float = 3.0
+    steps: PositiveInt = 400
+    batch: PositiveInt = 8
+    intervals: PositiveInt = 4
+    substeps: PositiveInt = 4
+    shift: PositiveFloat = LIGHTNING_SHIFT
+    true_cfg_scale: NonNegativeFloat = 3.0
     truth: bool = True
-    rank: int = 16
-    lr: float = 1e-3
-    warmup: int = 20
-    held_out: int = 24
-    shards: Mapping[str, tuple[int, int]] = field(
+    rank: PositiveInt = 16
+    lr: PositiveFloat = 1e-3
+    warmup: NonNegativeInt = 20
+    held_out: PositiveInt = 24
+    shards: Mapping[str, tuple[PositiveInt, PositiveInt]] = field(
         default_factory=lambda: {
             "pairs": (1, 2500),
             "follows": (1, 1500),
@@ -71,8 +72,8 @@ class LightningRecipe:
             "captions": (1, 2500),
         }
     )
-    times: Mapping[str, int] = field(default_factory=dict)
-    seed: int = 0
+    times: Mapping[str, NonNegativeInt] = field(default_factory=dict)
+    seed: NonNegativeInt = 0
 
     def levels(self) -> list[list[float]]:
         """[intervals][substeps + 1] sigmas: those that the teacher passes in each of the student's steps."""

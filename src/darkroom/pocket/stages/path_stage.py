@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from diffusers import QwenImageTransformer2DModel as Transformer
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
 from transformers import Qwen2Tokenizer
@@ -47,14 +47,14 @@ class PathRecipe:
     compiling its many shapes takes longer than it saves on a CPU. What is not here is as in the flow stage's recipe.
     """
 
-    steps: int = 1200
+    steps: PositiveInt = 1200
     batch: PositiveInt = 8
     counts: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (6, 8, 12)
     learns: PositiveInt = 4
     open: tuple[str, ...] = ("add",)
-    matrix_lr: float = 0.002
-    vector_lr: float = 2e-4
-    warmup: int = 20
+    matrix_lr: PositiveFloat = 0.002
+    vector_lr: PositiveFloat = 2e-4
+    warmup: NonNegativeInt = 20
     compiled: bool = False
 
 

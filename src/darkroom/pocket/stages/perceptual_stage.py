@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -36,11 +37,11 @@ _WEAR = Wear(chance=0.3, blur=(0.5, 2.0), noise=(0.01, 0.06), light=(0.85, 1.1))
 class PerceptualRecipe:
     """`steps` batches from a pool of `pool` scenes; the defaults are those of the shipped encoder."""
 
-    steps: int = 600
-    batch: int = 16
-    pool: int = 2500
-    lr: float = 2e-3
-    seed: int = 0
+    steps: PositiveInt = 600
+    batch: PositiveInt = 16
+    pool: PositiveInt = 2500
+    lr: PositiveFloat = 2e-3
+    seed: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)

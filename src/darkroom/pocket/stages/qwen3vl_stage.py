@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
@@ -35,13 +36,13 @@ _HEADS = "heads."
 class Qwen3VLRecipe:
     """`steps` batches of fresh pictures of 256 × 256."""
 
-    steps: int = 1600
-    batch: int = 24
-    matrix_lr: float = 0.01
-    vector_lr: float = 2e-3
-    warmup: int = 30
-    cooldown: float = 0.4
-    seed: int = 0
+    steps: PositiveInt = 1600
+    batch: PositiveInt = 24
+    matrix_lr: PositiveFloat = 0.01
+    vector_lr: PositiveFloat = 2e-3
+    warmup: NonNegativeInt = 30
+    cooldown: Annotated[float, Field(ge=0, le=1)] = 0.4
+    seed: NonNegativeInt = 0
 
 
 def train_qwen3vl(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2VLProcessor
@@ -39,11 +40,11 @@ _HEADS = "heads."
 class SightRecipe:
     """`steps` batches of fresh scenes."""
 
-    steps: int = 500
-    batch: int = 48
-    matrix_lr: float = 0.01
-    vector_lr: float = 2e-3
-    seed: int = 0
+    steps: PositiveInt = 500
+    batch: PositiveInt = 48
+    matrix_lr: PositiveFloat = 0.01
+    vector_lr: PositiveFloat = 2e-3
+    seed: NonNegativeInt = 0
 
 
 def train_sight(

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKLQwenImage
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,17 +30,17 @@ from darkroom.pocket.world.words import write_word
 class VaeRecipe:
     """Crops of `crop` pixels from a pool of `pool` pictures; a step is one batch."""
 
-    steps: int = 3000
-    batch: int = 32
-    crop: int = 64
-    pool: int = 5000
-    photos: float = 0.4
+    steps: PositiveInt = 3000
+    batch: PositiveInt = 32
+    crop: Annotated[int, Field(gt=0, le=128, multiple_of=8)] = 64
+    pool: PositiveInt = 5000
+    photos: Annotated[float, Field(ge=0, le=1)] = 0.4
     # Relative to each latent's spread: the decoder learns to bear a transformer's small errors.
-    latent_noise: float = 0.05
-    decoder_lr: float = 0.01
-    encoder_lr: float = 0.003
-    vector_lr: float = 1e-3
-    seed: int = 0
+    latent_noise: NonNegativeFloat = 0.05
+    decoder_lr: PositiveFloat = 0.01
+    encoder_lr: PositiveFloat = 0.003
+    vector_lr: PositiveFloat = 1e-3
+    seed: NonNegativeInt = 0
     compiled: bool = True
 
 
