@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from darkroom.cli_pocket import pocket
 from darkroom.jobs import Limits
 from darkroom.media.triples import TripleArchive
-from darkroom.pocket.triples import draw_triples, write_pocket_triples
+from darkroom.pocket.triples import DECIDED_BY_DOT, draw_triples, write_pocket_triples
+from darkroom.pocket.world.edits import KINDS
 
 
 def test_the_zip_is_read_back_with_marks_where_they_decide(tmp_path: Path) -> None:
@@ -28,6 +29,22 @@ def test_the_zip_is_read_back_with_marks_where_they_decide(tmp_path: Path) -> No
 def test_kinds_can_be_chosen() -> None:
     names = [name for name, *_ in draw_triples(4, kinds=["dot move", "sepia"])]
     assert [name.partition("_")[2] for name in names] == ["dot_move", "sepia"] * 2
+
+
+def test_a_kind_either_shows_what_its_words_mean_or_is_refused(tmp_path: Path) -> None:
+    refused = {"label": "no sharper look", "arrow": "no sharper look", "follow": "3 pictures", "follow people": "3 pic"}
+    for kind in KINDS:
+        if kind in refused:
+            out = tmp_path / "t.zip"
+            answer = CliRunner().invoke(pocket, ["triples", str(out), "--count", "2", "--kind", kind])
+            assert answer.exit_code == 2
+            assert "--kind: " in answer.output
+            assert kind in answer.output
+            assert refused[kind] in answer.output
+            assert not out.exists()
+            continue
+        ((_, _, pictures),) = draw_triples(1, kinds=[kind])
+        assert ("sight" in pictures) == (kind in DECIDED_BY_DOT)
 
 
 @pytest.mark.parametrize(
