@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from darkroom.cli_pocket import pocket
 from darkroom.errors import ModelNotReady
 from darkroom.models import weights as engine_weights
-from darkroom.pocket import parts
+from darkroom.pocket import parts, shipped
 from darkroom.pocket.family import build
 from darkroom.pocket.recipes import RECIPES
 from darkroom.pocket.shipped import CHECKSUMS, EDIT, WEIGHTS, install, verify
@@ -29,6 +29,22 @@ def installed(tmp_path: Path) -> Path:
 def test_a_whole_family_passes_here_and_in_the_engine(installed: Path) -> None:
     verify(installed)
     engine_weights.verify(installed)
+
+
+def test_a_part_that_cannot_be_sealed_leaves_the_one_in_place(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(shipped, "seal", full)
+    with pytest.raises(OSError, match="No space left"):
+        install(tmp_path / "family", installed)
+    verify(installed)
+    monkeypatch.undo()
+    install(tmp_path / "family", installed)
+    verify(installed)
+    assert not list(tmp_path.glob("*.installing"))
 
 
 @pytest.mark.parametrize("name", ["vae/diffusion_pytorch_model.safetensors", "text_encoder/config.json"])

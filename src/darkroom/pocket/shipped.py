@@ -79,13 +79,20 @@ def seal(folder: Path) -> None:
 
 
 def install(family: Path, folder: Path = EDIT) -> None:
-    """Put a trained family, or another trained part, in the place of the shipped one, sealed."""
+    """Put a trained family, or another trained part, in the place of the shipped one, sealed.
+
+    The old one goes when the new one is whole, beside it: who is killed between the two finds it as NAME.installing.
+    """
+    beside = folder.with_name(f"{folder.name}.installing")
+    if beside.exists():
+        shutil.rmtree(beside)
+    shutil.copytree(family, beside)
+    beside.chmod(0o755)  # it may come from a temporary folder, which nobody else can read
+    for path in beside.rglob("*.safetensors"):
+        path.chmod(0o644)
+    if (beside / "model_index.json").is_file():
+        (beside / VOCABULARY).write_text(json.dumps(vocabulary()) + "\n")
+    seal(beside)
     if folder.exists():
         shutil.rmtree(folder)
-    shutil.copytree(family, folder)
-    folder.chmod(0o755)  # it may come from a temporary folder, which nobody else can read
-    for path in folder.rglob("*.safetensors"):
-        path.chmod(0o644)
-    if (folder / "model_index.json").is_file():
-        (folder / VOCABULARY).write_text(json.dumps(vocabulary()) + "\n")
-    seal(folder)
+    beside.rename(folder)
