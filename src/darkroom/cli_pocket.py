@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -84,38 +84,27 @@ def train(
     known(kind, (*KINDS, PORTRAIT))
     known([device] if device else None, training.DEVICES, "--device")
     known([recipe] if recipe else None, list(RECIPES), "--recipe")
-    if export:
-        asked = {
-            "--part": part,
-            "--minutes": minutes,
-            "--recipe": recipe,
-            "--steps": steps,
-            "--shards": shards,
-            "--kind": kind,
-            "--begin-with": begin_with,
-            "--set": settings,
-            "--compile": compiled,
-            "--freeze-text": freeze_text or None,
-            "--threads": threads or None,
-            "--device": device,
-        }
-        if vain := [option for option, value in asked.items() if value is not None]:
-            raise typer.BadParameter(
-                f"writes the family that --work holds, however it is trained; leave out {', '.join(vain)}",
-                param_hint="--export",
-            )
-    if "edit" not in parts:
-        of_edit = {
-            "--steps": steps,
-            "--shards": shards,
-            "--kind": kind,
-            "--freeze-text": freeze_text or None,
-            "--compile": compiled,
-        }
-        if vain := [option for option, value in of_edit.items() if value is not None]:
-            raise typer.BadParameter(
-                f"{', '.join(vain)} is of edit alone; leave it out, or train edit too", param_hint="--part"
-            )
+    of_training = {
+        "--part": part,
+        "--minutes": minutes,
+        "--recipe": recipe,
+        "--steps": steps,
+        "--shards": shards,
+        "--kind": kind,
+        "--begin-with": begin_with,
+        "--set": settings,
+        "--compile": compiled,
+        "--freeze-text": freeze_text or None,
+        "--threads": threads or None,
+        "--device": device,
+    }
+    of_edit = {name: of_training[name] for name in ("--steps", "--shards", "--kind", "--freeze-text", "--compile")}
+    if export and (vain := given(of_training)):
+        raise typer.BadParameter(
+            f"writes the family that --work holds, however it is trained; leave out {vain}", param_hint="--export"
+        )
+    if "edit" not in parts and (vain := given(of_edit)):
+        raise typer.BadParameter(f"{vain} is of edit alone; leave it out, or train edit too", param_hint="--part")
     if begin_with is not None and not set(parts) & set(MADE_FOR_A_FAMILY):
         raise typer.BadParameter(
             f"{', '.join(parts)} is made for no family; leave it out, or train {', '.join(MADE_FOR_A_FAMILY)} too",
@@ -177,7 +166,7 @@ def evaluate(
     from darkroom.models.presets import POCKET, LoraFile, Preset
     from darkroom.pocket.evaluate import PORTRAIT, parse_size
     from darkroom.pocket.evaluate import evaluate as judge
-    from darkroom.pocket.shipped import EDIT, TAUGHT, check
+    from darkroom.pocket.shipped import EDIT, TAUGHT
     from darkroom.pocket.world.edits import KINDS
 
     known(kind, (*KINDS, PORTRAIT))
@@ -197,9 +186,13 @@ def evaluate(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--size") from error
     with told():
-        check(weights or EDIT)
         judge(weights or EDIT, out, cases, presets, seed or [0], kind or TAUGHT, typer.echo, sides)
         typer.echo((out / "scores.md").read_text())
+
+
+def given(options: Mapping[str, object]) -> str:
+    """The names of those that were given, in one line; empty where none was."""
+    return ", ".join(name for name, value in options.items() if value is not None)
 
 
 def known(names: Sequence[str] | None, allowed: Sequence[str], option: str = "--kind") -> None:

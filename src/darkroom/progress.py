@@ -30,7 +30,7 @@ class ProgressFeed:
         self._news = asyncio.Event()
         self._closing = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._task = asyncio.create_task(self._pump()) if send else None
+        self._task = asyncio.create_task(self._pump(send)) if send else None
 
     def update(self, payload: dict[str, Any]) -> None:
         """Replace what will be sent next; may be called from any thread."""
@@ -62,7 +62,7 @@ class ProgressFeed:
         self._latest = {**payload, **self._kept}
         self._news.set()
 
-    async def _pump(self) -> None:
+    async def _pump(self, send: Send) -> None:
         while True:
             await self._news.wait()
             self._news.clear()
@@ -70,8 +70,7 @@ class ProgressFeed:
                 return
             payload, self._latest = self._latest, None
             if payload is not None:
-                assert self._send is not None
-                await post(self._send, payload)
+                await post(send, payload)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._interval)
 

@@ -69,9 +69,9 @@ def evaluate(
     `kinds`: of KINDS, and PORTRAIT. `size`: (width, height) of the cases in pixels. Raises what reading a preset's LoRA
     raises, and ValueError for one that was made for another family.
     """
+    editor = load_editor(folder)
     for preset in presets:
         _made_for(folder, preset)
-    editor = load_editor(folder)
     portraits, kinds = PORTRAIT in kinds, [kind for kind in kinds if kind != PORTRAIT]
     edits = {kind: [held_out(kind, number, *size) for number in range(cases)] for kind in kinds}
     people = [held_out_portrait(HELD_OUT_SEED, number) for number in range(cases)] if portraits else []

@@ -34,22 +34,25 @@ def draw_triples(count: int, seed: int = 0, kinds: Sequence[str] | None = None) 
     Raises ValueError that names the kinds which no triple can hold.
     """
     check_kinds(kinds or ())
-    for number in range(count):
-        rng = np.random.default_rng((seed, 21, number))
-        group = kinds or (DECIDED_BY_DOT if number % 2 == 0 else DECIDED_BY_WORDS)
-        edit = draw_edit(rng, group[number // (1 if kinds else 2) % len(group)])
-        pictures = {"source": to_picture(edit.source), "target": to_picture(edit.target)}
-        if edit.sight is not None:
-            assert edit.sight_large is not None
-            pictures |= {"sight": to_picture(edit.sight), "sharp": to_picture(edit.sight_large)}
-        else:
-            # Nothing hides in it: the sharper look says what the ordinary one does.
-            pictures["sharp"] = pictures["source"]
-        yield f"{number:05d}_{edit.kind.replace(' ', '_')}", edit.instruction, pictures
+    return (_triple(number, seed, kinds) for number in range(count))
+
+
+def _triple(number: int, seed: int, kinds: Sequence[str] | None) -> Named:
+    rng = np.random.default_rng((seed, 21, number))
+    group = kinds or (DECIDED_BY_DOT if number % 2 == 0 else DECIDED_BY_WORDS)
+    edit = draw_edit(rng, group[number // (1 if kinds else 2) % len(group)])
+    pictures = {"source": to_picture(edit.source), "target": to_picture(edit.target)}
+    if edit.sight is not None:
+        assert edit.sight_large is not None
+        pictures |= {"sight": to_picture(edit.sight), "sharp": to_picture(edit.sight_large)}
+    else:
+        # Nothing hides in it: the sharper look says what the ordinary one does.
+        pictures["sharp"] = pictures["source"]
+    return f"{number:05d}_{edit.kind.replace(' ', '_')}", edit.instruction, pictures
 
 
 def write_pocket_triples(path: Path, count: int, seed: int = 0, kinds: Sequence[str] | None = None) -> int:
     """Write them as a zip that `bridge_train` takes; returns how many. Raises as `draw_triples`, before it writes."""
-    check_kinds(kinds or ())
+    triples = draw_triples(count, seed, kinds)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return write_triples(path, draw_triples(count, seed, kinds))
+    return write_triples(path, triples)
