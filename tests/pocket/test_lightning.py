@@ -64,10 +64,11 @@ def trained(
     pipeline: QwenImageEditPlusPipeline, pairs: Pairs, recipe: LightningRecipe, checkpoint: Path, *stops: int
 ) -> tuple[dict[str, torch.Tensor], list[float], HeldOut]:
     """The LoRA's matrices after training that was stopped at `stops`; the last part's losses, where it ends."""
+    lesson = Lesson.of(pairs, pipeline.tokenizer)
     for stop in stops:
         transformer = copy.deepcopy(pipeline.transformer)
         losses, ends = distill(
-            transformer, pipeline.text_encoder, [pairs], pipeline.tokenizer, recipe, checkpoint, Course(), stop
+            transformer, pipeline.text_encoder, [lesson], recipe, checkpoint, Course(), stop
         )
     return {name: value for name, value in transformer.state_dict().items() if "lora_" in name}, losses, ends[0]
 
@@ -108,7 +109,7 @@ def test_the_teacher_is_guided_as_the_engine_guides(
     pipeline: QwenImageEditPlusPipeline, editor: Editor, sets: dict[str, Pairs]
 ) -> None:
     caption = next(iter(draw_set("captions", UNSEEN, 1))).instruction
-    lesson = Lesson(sets["captions"], pipeline.tokenizer)
+    lesson = Lesson.of(sets["captions"], pipeline.tokenizer)
     batch = Batch(pipeline.text_encoder, lesson, torch.tensor([0]), lesson.asked(torch.tensor([0])))
     teacher = copy.deepcopy(pipeline.transformer)
     prepare(teacher)
@@ -188,6 +189,6 @@ def test_with_the_shipped_file_four_steps_end_nearer_to_what_is_right(
         prepare(teacher)
         prepare(student)
         for pairs in sets.values():
-            lesson = Lesson(pairs, pipeline.tokenizer)
+            lesson = Lesson.of(pairs, pipeline.tokenizer)
             ends = held_out(student, teacher, pipeline.text_encoder, lesson, LightningRecipe())
             assert ends.worn < ends.without

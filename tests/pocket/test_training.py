@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -31,7 +32,7 @@ from darkroom.pocket.finished import finished, tell
 from darkroom.pocket.parts import PARTS, train_parts
 from darkroom.pocket.recipes import RECIPES
 from darkroom.pocket.shipped import EDIT, WEIGHTS, install
-from darkroom.pocket.stages import encoders, path_stage
+from darkroom.pocket.stages import encoders, flow_stage, path_stage
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.course import Course, OutOfTime
 from darkroom.pocket.stages.drawing import SETS, TEACHES, draw_set
@@ -43,23 +44,24 @@ from darkroom.pocket.stages.muon import orthogonal
 from darkroom.pocket.stages.pairs import (
     UNKNOWN,
     Pairs,
-    balanced,
     draw_rendered,
     encode_all,
     encoders_digest,
     load_or_make,
     named_cells,
     prompt_ids,
+    written_cells,
 )
 from darkroom.pocket.stages.path_stage import PathRecipe, train_path
 from darkroom.pocket.stages.schedule import trapezoid, warm_then_linear
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
-from darkroom.pocket.stages.truth import NO_SHAPE
+from darkroom.pocket.stages.truth import NO_LETTER, NO_SHAPE
 from darkroom.pocket.stages.vae_stage import VaeRecipe, train_vae
 from darkroom.pocket.stages.walks import Batch
 from darkroom.pocket.tokens import train_tokenizer
 from darkroom.pocket.training import choose_recipe, train_and_tell, with_settings
+from darkroom.pocket.world.lettering import LETTERS
 from darkroom.pocket.world.shapes import SHAPES
 from darkroom.technique.schedule import Schedule
 
@@ -92,6 +94,7 @@ def pairs() -> Pairs:
         changed=torch.ones(16, 64),
         seen=torch.randn(16, 16, 128, generator=generator).half(),
         named=torch.full((16, 64), UNKNOWN, dtype=torch.int8),
+        written=torch.full((16, 64), UNKNOWN, dtype=torch.int8),
         prompts=[prompt] * 16,
         kinds=["inverted"] * 16,
     )
@@ -127,8 +130,7 @@ def test_walking_its_own_path_it_learns_and_resumes_to_the_same_weights(tmp_path
             losses += train_path(
                 pipeline.transformer,
                 pipeline.text_encoder,
-                sets,
-                pipeline.tokenizer,
+                [Lesson.of(pairs, pipeline.tokenizer) for pairs in sets],
                 Schedule(shift_terminal=0.02),
                 recipe,
                 replace(FLOW, blank=0.0),
@@ -163,7 +165,8 @@ def test_edits_that_leave_a_choice_are_not_walked(
     recipe = PathRecipe(steps=8, batch=2, counts=(2,), learns=1, open=("add",))
     models = (pipeline.transformer, pipeline.text_encoder)
     still = replace(FLOW, blank=0.0)
-    train_path(*models, [mixed], pipeline.tokenizer, Schedule(), recipe, still, tmp_path / "path.pt", Course())
+    lesson = Lesson.of(mixed, pipeline.tokenizer)
+    train_path(*models, [lesson], Schedule(), recipe, still, tmp_path / "path.pt", Course())
     assert seen == {("add", 8), ("inverted", 2)}
 
 
@@ -176,8 +179,7 @@ def test_flow_learns_and_resumes_to_the_same_weights(tmp_path: Path, pairs: Pair
             losses += train_flow(
                 pipeline.transformer,
                 pipeline.text_encoder,
-                [pairs],
-                pipeline.tokenizer,
+                [Lesson.of(pairs, pipeline.tokenizer)],
                 FLOW,
                 tmp_path / name,
                 Course(),
@@ -201,7 +203,7 @@ def test_a_text_encoder_that_is_held_still_stays_bit_for_bit_and_the_run_resumes
     def run(name: str, *stops: int) -> QwenImageEditPlusPipeline:
         pipeline = family()
         start_transformer(pipeline.transformer)
-        trained = (pipeline.transformer, pipeline.text_encoder, [pairs], pipeline.tokenizer)
+        trained = (pipeline.transformer, pipeline.text_encoder, [Lesson.of(pairs, pipeline.tokenizer)])
         for stop in stops:
             train_flow(*trained, recipe, tmp_path / name, Course(), until_step=stop)
         return pipeline
@@ -226,6 +228,7 @@ def test_flow_takes_batches_of_several_sizes_and_numbers_of_references(tmp_path:
         changed=torch.ones(16, 60),
         seen=torch.randn(16, 3 * 15, 128).half(),
         named=torch.full((16, 3 * 60), UNKNOWN, dtype=torch.int8),
+        written=torch.full((16, 60), UNKNOWN, dtype=torch.int8),
         prompts=[prompt_ids(pipeline.tokenizer, "follow the edges", [(3, 5)] * 3)] * 16,
         kinds=["follow"] * 16,
         grid=(6, 10),
@@ -233,14 +236,14 @@ def test_flow_takes_batches_of_several_sizes_and_numbers_of_references(tmp_path:
     assert wide.references == 3
     words = encode_all(pipeline, draw_set("captions", 1, 16))
     assert (words.references, words.source.shape, words.seen.shape) == (0, (16, 0, 64), (16, 0, 128))
-    sets, drawn = [pairs, wide, words], pipeline.tokenizer
+    lessons = [Lesson.of(each, pipeline.tokenizer) for each in (pairs, wide, words)]
     losses = train_flow(
-        pipeline.transformer, pipeline.text_encoder, sets, drawn, FLOW, tmp_path / "f.pt", Course(), until_step=4
+        pipeline.transformer, pipeline.text_encoder, lessons, FLOW, tmp_path / "f.pt", Course(), until_step=4
     )
     assert len(losses) == 4
     # A step costs about the same, and is never empty.
-    assert [Lesson(each, drawn).size(8) for each in sets] == [8, 4, 16]
-    assert [Lesson(each, drawn).size(1) for each in sets] == [1, 1, 2]
+    assert [lesson.size(8) for lesson in lessons] == [8, 4, 16]
+    assert [lesson.size(1) for lesson in lessons] == [1, 1, 2]
 
 
 def test_the_pointer_learns_which_cells_change() -> None:
@@ -263,15 +266,15 @@ def test_the_namer_learns_what_cells_show_and_asks_nothing_of_unknown_ones() -> 
     torch.manual_seed(0)
     named = torch.randint(0, NO_SHAPE + 1, (8, 64))
     cells = torch.nn.functional.one_hot(named, 16).float()
-    namer = Namer(16)
+    namer = Namer(16, NO_SHAPE)
     optimizer = torch.optim.Adam(namer.parameters(), lr=0.1)
     for _ in range(60):
-        loss = naming_loss(namer(cells), named)
+        loss = naming_loss(namer(cells), named, NO_SHAPE)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert (namer(cells).argmax(dim=-1) == named).float().mean() > 0.95
-    assert naming_loss(namer(cells), torch.full_like(named, UNKNOWN)) == 0
+    assert naming_loss(namer(cells), torch.full_like(named, UNKNOWN), NO_SHAPE) == 0
 
 
 def test_cells_are_named_after_the_source_also_on_the_way_back() -> None:
@@ -286,6 +289,38 @@ def test_cells_are_named_after_the_source_also_on_the_way_back() -> None:
             # The shape that the instruction names stands in the source.
             asked = [shape for shape in SHAPES if f"the {shape}" in example.instruction.lower()]
             assert {SHAPES[number] for number in named.tolist() if number < NO_SHAPE} >= set(asked)
+
+
+def test_cells_know_the_letters_that_are_written_in_them() -> None:
+    for example in draw_set("words", 3, 24):
+        lettering, written = example.lettering, written_cells(example)
+        assert lettering is not None
+        letters = [LETTERS[number] for number in written.view(8, 8).T.flatten().tolist() if number < NO_LETTER]
+        assert "".join(letters) == "".join(2 * letter for letter in lettering.word)
+        # All of the ink lies in these cells.
+        ink = torch.from_numpy(lettering.mask(128, 128)).view(8, 16, 8, 16).sum(dim=(1, 3)).flatten()
+        assert ink[written == NO_LETTER].sum() < 0.01 * ink.sum()
+    assert all((written_cells(example) == UNKNOWN).all() for example in draw_set("pairs", 3, 4))
+
+
+def test_what_a_word_is_spelled_by_is_asked_of_words_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, float]] = []
+
+    def noted(logits: Tensor, named: Tensor, nothing: int) -> Tensor:
+        loss = naming_loss(logits, named, nothing)
+        told.append((nothing, float(loss.detach())))
+        return loss
+
+    monkeypatch.setattr(flow_stage, "naming_loss", noted)
+    pipeline = family()
+    start_transformer(pipeline.transformer)
+    models, still = (pipeline.transformer, pipeline.text_encoder), replace(FLOW, blank=0.0, steps=2)
+    for name, asked in (("words", True), ("pairs", False)):
+        lesson = Lesson.of(encode_all(pipeline, draw_set(name, 1, 4)), pipeline.tokenizer)
+        train_flow(*models, [lesson], still, tmp_path / name, Course(), until_step=1)
+        spelled = [loss for nothing, loss in told if nothing == NO_LETTER]
+        assert spelled == ([pytest.approx(math.log(NO_LETTER + 1), abs=1e-4)] if asked else [0])
+        told.clear()
 
 
 @pytest.mark.parametrize("name", ["pairs", "follows", "captions"])
@@ -373,18 +408,21 @@ def test_another_recipe_takes_other_batches(tmp_path: Path, pairs: Pairs) -> Non
         start_transformer(pipeline.transformer)
         recipe = replace(FLOW, seed=seed, steps=1)
         path = tmp_path / f"{seed}.pt"
-        return train_flow(
-            pipeline.transformer, pipeline.text_encoder, [pairs], pipeline.tokenizer, recipe, path, Course()
-        )[0]
+        lesson = Lesson.of(pairs, pipeline.tokenizer)
+        return train_flow(pipeline.transformer, pipeline.text_encoder, [lesson], recipe, path, Course())[0]
 
     assert first_loss(0) != first_loss(1)
 
 
-def test_balancing_leaves_out_and_repeats(pairs: Pairs) -> None:
-    assert len(balanced(pairs, {"inverted": 0})) == 0
-    twice = balanced(pairs, {"inverted": 2, "sepia": 5})
-    assert len(twice) == 2 * len(pairs)
-    assert torch.equal(twice.source[::2], twice.source[1::2])
+def test_a_lesson_leaves_out_and_repeats_without_copying(pairs: Pairs) -> None:
+    tokenizer = train_tokenizer()
+    assert len(Lesson.of(pairs, tokenizer, {"inverted": 0})) == 0
+    twice = Lesson.of(pairs, tokenizer, {"inverted": 2, "sepia": 5})
+    assert twice.rows == [row for row in range(len(pairs)) for _ in range(2)]
+    assert twice.pairs is twice.part([3, 5]).pairs is pairs
+    chosen, _ = twice.part([3, 5, 5]).choose(np.random.default_rng(0), 300, blank=0.0)
+    assert set(chosen.tolist()) == {3, 5}
+    assert 150 < chosen.tolist().count(5) < 250
 
 
 def weights(family: Path) -> dict[str, bytes]:

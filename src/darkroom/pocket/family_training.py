@@ -24,7 +24,8 @@ from darkroom.pocket.shipped import EDIT, check
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.flow_stage import train_flow
-from darkroom.pocket.stages.pairs import Pairs, balanced, draw_rendered, encoders_digest, join, load_or_make
+from darkroom.pocket.stages.lesson import Lesson
+from darkroom.pocket.stages.pairs import draw_rendered, encoders_digest, join, load_or_make
 from darkroom.pocket.stages.path_stage import train_path
 from darkroom.pocket.stages.sight_stage import judge_sight, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
@@ -61,10 +62,10 @@ def train_family(work: Path, recipe: Recipe, course: Course, threads: int = 0, b
         _vae(pipeline, work, recipe, course)
         _sight(pipeline, work, recipe, course)
         start_transformer(pipeline.transformer)
-    sets = [examples(pipeline, name, work, recipe, course) for name in recipe.shards]
+    lessons = [examples(pipeline, name, work, recipe, course) for name in recipe.shards]
     yielding = not threads and course.device.type == "cpu"
-    _flow(pipeline, sets, work, recipe, course, yielding)
-    _path(pipeline, sets, work, recipe, course, yielding)
+    _flow(pipeline, lessons, work, recipe, course, yielding)
+    _path(pipeline, lessons, work, recipe, course, yielding)
     return work / "family"
 
 
@@ -171,7 +172,7 @@ def _sight(pipeline: QwenImageEditPlusPipeline, work: Path, recipe: Recipe, cour
 
 def _flow(
     pipeline: QwenImageEditPlusPipeline,
-    sets: Sequence[Pairs],
+    lessons: Sequence[Lesson],
     work: Path,
     recipe: Recipe,
     course: Course,
@@ -185,15 +186,14 @@ def _flow(
         train_flow(
             pipeline.transformer,
             pipeline.text_encoder,
-            sets,
-            pipeline.tokenizer,
+            lessons,
             recipe.flow,
             work / "flow.pt",
             course,
             yielding=yielding,
         )
         save(pipeline, folder)
-        tell(work, "flow", recipe.flow.steps, _family_figures(folder, "flow", sets, work, recipe.cases), course)
+        tell(work, "flow", recipe.flow.steps, _family_figures(folder, "flow", lessons, work, recipe.cases), course)
     flowed = QwenImageEditPlusPipeline.from_pretrained(folder)
     pipeline.transformer.load_state_dict(flowed.transformer.state_dict())
     pipeline.text_encoder.load_state_dict(flowed.text_encoder.state_dict())
@@ -201,7 +201,7 @@ def _flow(
 
 def _path(
     pipeline: QwenImageEditPlusPipeline,
-    sets: Sequence[Pairs],
+    lessons: Sequence[Lesson],
     work: Path,
     recipe: Recipe,
     course: Course,
@@ -212,8 +212,7 @@ def _path(
     train_path(
         pipeline.transformer,
         pipeline.text_encoder,
-        sets,
-        pipeline.tokenizer,
+        lessons,
         load_schedule(work / "flowed" / "scheduler"),
         recipe.path,
         recipe.flow,
@@ -222,10 +221,10 @@ def _path(
         yielding=yielding,
     )
     save(pipeline, work / "family")
-    tell(work, "path", recipe.path.steps, _family_figures(work / "family", "path", sets, work, recipe.cases), course)
+    tell(work, "path", recipe.path.steps, _family_figures(work / "family", "path", lessons, work, recipe.cases), course)
 
 
-def examples(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe: Recipe, course: Course) -> Pairs:
+def examples(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe: Recipe, course: Course) -> Lesson:
     """One of drawing.SETS as `recipe` shows it.
 
     Shards are drawn where `work` does not hold them for this world and these encoders.
@@ -238,12 +237,12 @@ def examples(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe:
             course.begin(path.stem, draws)
         shards.append(load_or_make(path, pipeline, partial(draw_rendered, name, number), draws, course))
         course.report(f"{name}: shard {len(shards)} of {count}, {len(shards[-1])} examples")
-    return balanced(join(shards), recipe.times)
+    return Lesson.of(join(shards), pipeline.tokenizer, recipe.times)
 
 
-def _family_figures(family: Path, stage: str, sets: Sequence[Pairs], work: Path, cases: int) -> dict[str, float]:
-    """The share of held-out edits of each kind in `sets` that the rules call right; pictures of them under scores."""
-    met = {kind for pairs in sets for kind in pairs.kinds}
+def _family_figures(family: Path, stage: str, lessons: Sequence[Lesson], work: Path, cases: int) -> dict[str, float]:
+    """The share of held-out edits of each kind in `lessons` that the rules call right; pictures under `work`/scores."""
+    met = {kind for lesson in lessons for kind in lesson.kinds}
     editor, figures = load_editor(family), {}
     for kind in (kind for kind in KINDS if kind in met):
         edits = [held_out(kind, number) for number in range(cases)]

@@ -53,10 +53,10 @@ def train_lightning(work: Path, recipe: Recipe, course: Course, begin_with: Path
     course.report(f"lightning: for {family}")
     pipeline = QwenImageEditPlusPipeline.from_pretrained(family)
     shown = replace(recipe, shards=own.shards, times=own.times)
-    sets = [examples(pipeline, name, work, shown, course) for name in shown.shards]
+    lessons = [examples(pipeline, name, work, shown, course) for name in shown.shards]
     course.begin("lightning", own.steps)
     _, ends = distill(
-        pipeline.transformer, pipeline.text_encoder, sets, pipeline.tokenizer, own, work / f"{stage}.pt", course
+        pipeline.transformer, pipeline.text_encoder, lessons, own, work / f"{stage}.pt", course
     )
     save_lora(pipeline.transformer, folder)
     held_out = dict(zip(shown.shards, map(asdict, ends), strict=True))

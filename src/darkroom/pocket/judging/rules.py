@@ -37,6 +37,8 @@ EDGE_F1 = 0.8
 # What may be missing of an edge map, of hair, glasses or hat, as a share of the difference that they make: thin lines
 # come out soft.
 UNDRAWN = 0.5
+# The same of words: an old one may not stay half there.
+UNWRITTEN = 0.4
 # What may be left to move in a followed frame, as a share of what had to move.
 UNMOVED = 0.4
 # What a mark decided is right as if words had said it.
@@ -135,8 +137,13 @@ def _has_tone(edit: Edit, result: Pixels) -> bool:
 def _is_edge_map(edit: Edit, result: Pixels) -> bool:
     """Lines where the edges are, and at a soft look much nearer to the edge map than the source was."""
     found, wanted = result.mean(axis=-1) > 0.5, edit.target.mean(axis=-1) > 0.5
+    return _mostly_made(edit, result) and edge_f1(found, wanted) >= EDGE_F1
+
+
+def _mostly_made(edit: Edit, result: Pixels, missing: float = UNDRAWN) -> bool:
+    """Where the edit changes something, at a soft look, less than `missing` of the change is missing."""
     made, left = _softly(edit, result)
-    return bool(left[edit.mask].mean() < UNDRAWN * made[edit.mask].mean()) and edge_f1(found, wanted) >= EDGE_F1
+    return bool(left[edit.mask].mean() < missing * made[edit.mask].mean())
 
 
 def _softly(edit: Edit, result: Pixels) -> tuple[Pixels, Pixels]:
@@ -173,18 +180,17 @@ def edge_f1(found: Mask, wanted: Mask, tolerance: int = 2) -> float:
 
 
 def _says(edit: Edit, lettering: Lettering, result: Pixels) -> bool:
-    """The word is read back, and its strongest ink has the colour that it should have."""
+    """The word is read back, its strongest ink has the colour that it should have, and what stood there is gone."""
     height, width = result.shape[:2]
     strong = lettering.mask(width, height) > 0.99
     same_ink = nearest(np.median(result[strong], axis=0)) == edit.colour
-    return same_ink and read(result, lettering) == lettering.word
+    return same_ink and _mostly_made(edit, result, UNWRITTEN) and read(result, lettering) == lettering.word
 
 
 def _is_worn(edit: Edit, result: Pixels) -> bool:
     """Most of what hair, glasses or hat change is made, and the new colour is the nearest named one."""
-    made, left = _softly(edit, result)
     worn = edit.colour is None or nearest(np.median(result[_shrunk(_shrunk(edit.mask))], axis=0)) == edit.colour
-    return worn and bool(left[edit.mask].mean() < UNDRAWN * made[edit.mask].mean())
+    return worn and _mostly_made(edit, result)
 
 
 def _has_colour(edit: Edit, result: Pixels) -> bool:

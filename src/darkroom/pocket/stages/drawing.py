@@ -12,6 +12,7 @@ from darkroom.pocket.evaluate import PORTRAIT
 from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edit import Mask
 from darkroom.pocket.world.edits import Edit, draw_edit, reverse
+from darkroom.pocket.world.lettering import Lettering
 from darkroom.pocket.world.portraits import PORTRAIT_EDITS, draw_captioned
 from darkroom.pocket.world.scenes import Item
 
@@ -43,6 +44,7 @@ class Example:
     """What training takes of an edit of any sort: pictures [H, W, 3] in [0, 1], `mask` [H, W] bool.
 
     `looked`: what the vision tower sees of the sources. `items`: the shapes in the only source, None where unknown.
+    `lettering`: the word that the target shows, None where nobody knows of one.
     """
 
     kind: str
@@ -52,13 +54,14 @@ class Example:
     mask: Mask
     looked: tuple[Pixels, ...]
     items: tuple[Item, ...] | None = None
+    lettering: Lettering | None = None
 
     @classmethod
     def of(cls, edit: Edit, items: tuple[Item, ...] | None = None) -> Example:
         """`edit` as an example; `items` of its source where the edit itself cannot tell."""
         looked = edit.sources if edit.sight_large is None else (edit.sight_large,)
         known = items if edit.scene is None else items_before(edit)
-        return cls(edit.kind, edit.instruction, edit.sources, edit.target, edit.mask, looked, known)
+        return cls(edit.kind, edit.instruction, edit.sources, edit.target, edit.mask, looked, known, edit.lettering)
 
 
 Draw = Callable[[np.random.Generator], Iterator[Example]]

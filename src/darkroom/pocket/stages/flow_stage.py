@@ -12,7 +12,7 @@ from diffusers import QwenImageTransformer2DModel
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.checkpoint import fill, keep, load_checkpoint
@@ -22,14 +22,16 @@ from darkroom.pocket.stages.free_cores import beside_others
 from darkroom.pocket.stages.lean_transformer import prepare, restore, velocity
 from darkroom.pocket.stages.lesson import Lesson, draw_lesson
 from darkroom.pocket.stages.optimizers import make_optimizers, set_rates
-from darkroom.pocket.stages.pairs import UNKNOWN, Pairs
+from darkroom.pocket.stages.pairs import UNKNOWN
 from darkroom.pocket.stages.schedule import trapezoid
-from darkroom.pocket.stages.truth import NO_SHAPE
+from darkroom.pocket.stages.truth import NO_LETTER, NO_SHAPE
 from darkroom.pocket.stages.walks import Batch, Velocity
 
-# After which block the cells must know what shape they show, and after which whether the edit changes them.
+# After which block the cells must know what shape they show, after which whether the edit changes them, and after which
+# what letter they will show.
 _NAMED_AFTER = 2
 _POINTED_AFTER = 3
+_SPELLED_AFTER = 3
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class FlowRecipe:
     # Weight of the loss of naming: early in the blocks each cell of a reference must know which shape it shows. Without
     # it the blocks hardly learn to tell shapes apart, and words find the wrong one.
     naming: NonNegativeFloat = 0.15
+    # Weight of the loss of spelling: halfway through the blocks each noisy cell must know which letter it will show.
+    spelling: NonNegativeFloat = 0.15
     average: Annotated[float, Field(ge=0, lt=1)] = 0.999
     # Whether the text encoder's language model learns beside the transformer; where not, it stays as it is.
     train_text: bool = True
@@ -90,17 +94,17 @@ class Pointer(nn.Module):
 
 
 class Namer(nn.Module):
-    """Reads off a reference cell's hidden state which shape it shows; teaches, and is thrown away."""
+    """Reads off a cell's hidden state what it shows, of `names` things or none; teaches, and is thrown away."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, names: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.reading = nn.Linear(width, NO_SHAPE + 1)
+        self.reading = nn.Linear(width, names + 1)
         nn.init.zeros_(self.reading.weight)
         nn.init.zeros_(self.reading.bias)
 
     def forward(self, cells: Tensor) -> Tensor:
-        """Logits [B, M, shapes + 1] from hidden states [B, M, width]."""
+        """Logits [B, M, names + 1] from hidden states [B, M, width]."""
         logits: Tensor = self.reading(self.norm(cells.float()))
         return logits
 
@@ -119,12 +123,14 @@ class Learner:
         words = text_encoder.model.language_model.requires_grad_(recipe.train_text)
         self.device = transformer.device
         self.pointer = Pointer(transformer.inner_dim).to(self.device)
-        self.namer = Namer(transformer.inner_dim).to(self.device)
+        self.namer = Namer(transformer.inner_dim, NO_SHAPE).to(self.device)
+        self.speller = Namer(transformer.inner_dim, NO_LETTER).to(self.device)
         self.trained = {
             **{f"transformer.{name}": p for name, p in transformer.named_parameters()},
             **({f"text.{name}": p for name, p in words.named_parameters()} if recipe.train_text else {}),
             **{f"pointer.{name}": p for name, p in self.pointer.named_parameters()},
             **{f"namer.{name}": p for name, p in self.namer.named_parameters()},
+            **{f"speller.{name}": p for name, p in self.speller.named_parameters()},
         }
         self.optimizers = make_optimizers(self.trained, recipe)
         self.average = Average(self.trained, recipe.average)
@@ -146,8 +152,7 @@ class Learner:
 def train_flow(
     transformer: QwenImageTransformer2DModel,
     text_encoder: Qwen2_5_VLForConditionalGeneration,
-    sets: Sequence[Pairs],
-    tokenizer: Qwen2Tokenizer,
+    lessons: Sequence[Lesson],
     recipe: FlowRecipe,
     checkpoint: Path,
     course: Course,
@@ -156,12 +161,11 @@ def train_flow(
 ) -> list[float]:
     """Train the models in place; they end with the moving average of their weights. Returns this call's losses.
 
-    Each of `sets` holds edits of one size and number of references; a batch comes from one of them.
+    Each of `lessons` holds edits of one size and number of references; a batch comes from one of them.
     Continues from `checkpoint` where it exists. `until_step` ends this call early, with a checkpoint, as a kill would.
     `yielding` lets the number of threads follow what other processes leave free; the sums then round differently.
     """
     prepare(transformer)
-    lessons = [Lesson(pairs, tokenizer) for pairs in sets]
     losses: list[float] = []
     begun = time.monotonic()
     with course.at(transformer, text_encoder):
@@ -181,7 +185,7 @@ def train_flow(
     return losses
 
 
-def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
+def _step(learner: Learner, lessons: Sequence[Lesson], step: int) -> float:
     recipe, device = learner.recipe, learner.device
     rng = np.random.default_rng((recipe.seed, 4, step))
     lesson = draw_lesson(rng, lessons)
@@ -197,11 +201,13 @@ def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
     loss = flow_loss(errors, batch.changed, sigma, recipe)
     if pairs.references:
         named = learner.namer(hidden[_NAMED_AFTER - 1][:, cells:])
-        loss = loss + recipe.naming * naming_loss(named, pairs.named[chosen].to(device))
+        loss = loss + recipe.naming * naming_loss(named, pairs.named[chosen].to(device), NO_SHAPE)
         if ids[0].tolist() != lesson.blank:
             pointed = learner.pointer(hidden[_POINTED_AFTER - 1], cells)
             wanted = batch.changed_shares[:, None].expand_as(pointed)
             loss = loss + recipe.pointing * functional.binary_cross_entropy_with_logits(pointed, wanted)
+            spelled = learner.speller(hidden[_SPELLED_AFTER - 1][:, :cells])
+            loss = loss + recipe.spelling * naming_loss(spelled, pairs.written[chosen].to(device), NO_LETTER)
     loss.backward()
     factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
     set_rates(learner.optimizers, factor)
@@ -212,8 +218,9 @@ def _step(learner: Learner, lessons: list[Lesson], step: int) -> float:
     return float(loss.detach())
 
 
-def naming_loss(logits: Tensor, named: Tensor) -> Tensor:
-    """Half of it belongs to cells with a shape, half to those without, however many there are of either."""
+def naming_loss(logits: Tensor, named: Tensor, nothing: int) -> Tensor:
+    """Half of it belongs to cells that show something, half to those that show `nothing`, however many there are of
+    either; 0 where nobody knows of any."""
     losses = functional.cross_entropy(logits.mT, named.long(), ignore_index=UNKNOWN, reduction="none")
-    parts = ((named >= 0) & (named < NO_SHAPE), named == NO_SHAPE)
+    parts = ((named >= 0) & (named < nothing), named == nothing)
     return sum(((losses * part).sum() / part.sum().clamp(min=1) for part in parts), torch.zeros(())) / 2

@@ -1,6 +1,8 @@
 """What a step of training takes from a set of pairs: rows whose prompts have one length, so that nothing is padded."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,17 +13,36 @@ from darkroom.pocket.stages.pairs import Pairs, prompt_ids
 
 
 class Lesson:
-    """Pairs, their rows by length of prompt, and the prompt that says nothing. rows: those to learn from, or all."""
+    """Pairs, which of them to learn from, by length of prompt, and the prompt that says nothing.
 
-    def __init__(self, pairs: Pairs, tokenizer: Qwen2Tokenizer, rows: Sequence[int] | None = None) -> None:
-        self.pairs = pairs
-        self._rows = torch.tensor(range(len(pairs)) if rows is None else rows)
-        self.blank = prompt_ids(tokenizer, " ", pairs.seen_grids)
-        lengths = torch.tensor([len(pairs.prompts[row]) for row in self._rows.tolist()])
+    rows: the numbers of those to learn from, which may come more than once; all without it.
+    """
+
+    def __init__(self, pairs: Pairs, blank: list[int], rows: Sequence[int] | None = None) -> None:
+        self.pairs, self.blank = pairs, blank
+        self.rows = list(range(len(pairs)) if rows is None else rows)
+        self._rows = torch.tensor(self.rows, dtype=torch.long)
+        lengths = torch.tensor([len(pairs.prompts[row]) for row in self.rows])
         self._by_length = [self._rows[lengths == length] for length in lengths.unique()]
 
+    @classmethod
+    def of(cls, pairs: Pairs, tokenizer: Qwen2Tokenizer, times: Mapping[str, int] | None = None) -> Lesson:
+        """Each pair as many times as `times` says of its kind: 0 leaves a kind out, kinds not named stay once."""
+        shown = {} if times is None else times
+        rows = [row for row, kind in enumerate(pairs.kinds) for _ in range(shown.get(kind, 1))]
+        return cls(pairs, prompt_ids(tokenizer, " ", pairs.seen_grids), rows)
+
+    def part(self, rows: Sequence[int]) -> Lesson:
+        """The same pairs, these rows of them."""
+        return Lesson(self.pairs, self.blank, rows)
+
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
+
+    @property
+    def kinds(self) -> set[str]:
+        """Of what is learned from."""
+        return {self.pairs.kinds[row] for row in self.rows}
 
     def choose(self, rng: np.random.Generator, count: int, blank: float) -> tuple[Tensor, Tensor]:
         """`count` row numbers and their token ids [count, L]; with probability `blank` the prompt says nothing."""
@@ -43,6 +64,6 @@ class Lesson:
 
 
 def draw_lesson(rng: np.random.Generator, lessons: Sequence[Lesson]) -> Lesson:
-    """One of `lessons`, each as often as it has pairs."""
+    """One of `lessons`, each as often as it has rows."""
     chances = np.array([len(lesson) for lesson in lessons], dtype=np.float64)
     return lessons[rng.choice(len(lessons), p=chances / chances.sum())]

@@ -23,14 +23,12 @@ from peft import LoraConfig, get_peft_model_state_dict
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
-from transformers import Qwen2Tokenizer
 
 from darkroom.models.editor import batches
 from darkroom.pocket.stages.checkpoint import keep, resume
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.lean_transformer import prepare, restore
 from darkroom.pocket.stages.lesson import Lesson, draw_lesson
-from darkroom.pocket.stages.pairs import Pairs
 from darkroom.pocket.stages.schedule import warm_then_linear
 from darkroom.pocket.stages.walks import Batch, Walk, euler
 from darkroom.technique.cfg import true_cfg
@@ -112,8 +110,7 @@ def wanted(batch: Batch, teacher: Transformer, recipe: LightningRecipe, x: Tenso
 def distill(
     transformer: Transformer,
     text_encoder: TextEncoder,
-    sets: Sequence[Pairs],
-    tokenizer: Qwen2Tokenizer,
+    lessons: Sequence[Lesson],
     recipe: LightningRecipe,
     checkpoint: Path,
     course: Course,
@@ -121,15 +118,15 @@ def distill(
 ) -> tuple[list[float], list[HeldOut]]:
     """Leave `transformer` with a trained LoRA, its own weights as they were.
 
-    Returns this call's losses, and where held-out pairs of each set end.
+    Returns this call's losses, and where the last rows of each of `lessons` end, which it does not learn from.
     Continues from `checkpoint` where it exists. `until_step` ends this call early, with a checkpoint, as a kill would.
     Raises OutOfTime when the course's minutes are over.
     """
     text_encoder.requires_grad_(False)
     teacher = copy.deepcopy(transformer).requires_grad_(False)
     trained = _put_on(transformer, recipe)
-    lessons = [Lesson(pairs.rows(range(len(pairs) - recipe.held_out)), tokenizer) for pairs in sets]
-    kept_out = [Lesson(pairs.rows(range(len(pairs) - recipe.held_out, len(pairs))), tokenizer) for pairs in sets]
+    shown = [lesson.part(lesson.rows[: -recipe.held_out]) for lesson in lessons]
+    kept_out = [lesson.part(lesson.rows[-recipe.held_out :]) for lesson in lessons]
     losses: list[float] = []
     prepare(teacher)
     prepare(transformer)
@@ -144,7 +141,7 @@ def distill(
         for step in course.steps("lightning", first, recipe.steps, kept, until_step):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * warm_then_linear(step, recipe.steps, recipe.warmup)
-            losses.append(_teach(transformer, teacher, _draw(text_encoder, lessons, recipe, step), recipe, step))
+            losses.append(_teach(transformer, teacher, _draw(text_encoder, shown, recipe, step), recipe, step))
             optimizer.step()
             optimizer.zero_grad()
         ends = [held_out(transformer, teacher, text_encoder, lesson, recipe) for lesson in kept_out]
@@ -199,8 +196,8 @@ def held_out(
     fine = recipe.levels()
     coarse = [levels[0] for levels in fine] + [0.0]
     errors = []
-    for group in batches([len(prompt) for prompt in lesson.pairs.prompts], most=recipe.held_out):
-        rows = torch.tensor(group)
+    for group in batches([len(lesson.pairs.prompts[row]) for row in lesson.rows], most=recipe.held_out):
+        rows = torch.tensor([lesson.rows[number] for number in group])
         batch = Batch(text_encoder, lesson, rows, lesson.asked(rows))
         noise = batch.noise(torch.Generator().manual_seed(recipe.seed))
         aim = batch.target
@@ -210,5 +207,5 @@ def held_out(
             )
         ends = (euler(batch.walk(model), noise, coarse) for model in (teacher, student))
         errors.append([float((end - aim).square().mean()) * len(group) for end in ends])
-    without, worn = np.sum(errors, axis=0) / len(lesson.pairs)
+    without, worn = np.sum(errors, axis=0) / len(lesson)
     return HeldOut(float(without), float(worn))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.course import Course, OutOfTime
 from darkroom.pocket.stages.drawing import Example, draw_one
 from darkroom.pocket.stages.sight_stage import see_bytes
-from darkroom.pocket.stages.truth import shape_cells
+from darkroom.pocket.stages.truth import letter_cells, shape_cells
 from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX, IMAGE_PREFIX
 from darkroom.pocket.world.colours import Pixels
 
@@ -33,7 +33,7 @@ CELL = 16
 
 # A cell whose shape covers less of it need not name it.
 _LEAST_SHARE = 0.25
-# The label of cells that nobody knows to hold a shape or none.
+# The label of cells that nobody knows to hold a shape or a letter, or none.
 UNKNOWN = -1
 
 
@@ -44,7 +44,8 @@ class Pairs:
     `source`: [N, R · cells, 64] and `target`: [N, cells, 64], normalised packed latents, float16.
     `changed`: [N, cells], the share of each cell that the edit may change. `seen`: [N, R · cells / 4, width], float16,
     the vision tower's tokens of the references. `named`: [N, R · cells], int8, the shape that each cell of the
-    references shows, NO_SHAPE or UNKNOWN. `prompts`: token ids of the whole edit prompt. `grid`: (rows, columns)
+    references shows, NO_SHAPE or UNKNOWN. `written`: [N, cells], int8, the letter that each cell of the target shows,
+    NO_LETTER or UNKNOWN. `prompts`: token ids of the whole edit prompt. `grid`: (rows, columns)
     of cells of 16 × 16 pixels, the same for the target and every reference.
     """
 
@@ -53,26 +54,13 @@ class Pairs:
     changed: Tensor
     seen: Tensor
     named: Tensor
+    written: Tensor
     prompts: list[list[int]]
     kinds: list[str]
     grid: tuple[int, int] = (8, 8)
 
     def __len__(self) -> int:
         return len(self.prompts)
-
-    def rows(self, numbers: Sequence[int]) -> Pairs:
-        """Some of the pairs, in this order."""
-        chosen = torch.tensor(numbers, dtype=torch.long)
-        return replace(
-            self,
-            source=self.source[chosen],
-            target=self.target[chosen],
-            changed=self.changed[chosen],
-            seen=self.seen[chosen],
-            named=self.named[chosen],
-            prompts=[self.prompts[number] for number in numbers],
-            kinds=[self.kinds[number] for number in numbers],
-        )
 
     @property
     def references(self) -> int:
@@ -105,7 +93,7 @@ def prompt_ids(
 class Rendered:
     """An example as it travels from the process that drew it: pictures [N, H, W, 3] in 0…255, its cells told.
 
-    `changed`: [cells]. `named`: [R · cells], int8.
+    `changed`: [cells]. `named`: [R · cells], `written`: [cells], int8.
     """
 
     kind: str
@@ -115,6 +103,7 @@ class Rendered:
     looked: Bytes
     changed: NDArray[np.float32]
     named: NDArray[np.int8]
+    written: NDArray[np.int8]
 
     @classmethod
     def of(cls, example: Example) -> Rendered:
@@ -123,8 +112,9 @@ class Rendered:
             np.stack([np.round(picture * 255).astype(np.uint8) for picture in pictures]) if pictures else _NOTHING
             for pictures in (example.sources, (example.target,), example.looked)
         )
-        changed, named = _changed_cells(example.mask), named_cells(example)
-        return cls(example.kind, example.instruction, sources, target, looked, changed.numpy(), named.numpy())
+        changed, named, written = _changed_cells(example.mask), named_cells(example), written_cells(example)
+        cells = (changed.numpy(), named.numpy(), written.numpy())
+        return cls(example.kind, example.instruction, sources, target, looked, *cells)
 
 
 def draw_rendered(name: str, seed: int, number: int) -> list[Rendered]:
@@ -210,6 +200,7 @@ def _encode_batch(
         changed=torch.from_numpy(np.stack([example.changed for example in examples])),
         seen=seen.reshape(len(examples), references * rows * columns // 4, seen.shape[-1]),
         named=torch.from_numpy(np.stack([example.named for example in examples])),
+        written=torch.from_numpy(np.stack([example.written for example in examples])),
         prompts=[prompt_ids(pipeline.tokenizer, example.instruction, grids) for example in examples],
         kinds=[example.kind for example in examples],
         grid=(rows, columns),
@@ -223,6 +214,15 @@ def named_cells(example: Example) -> Tensor:
     if example.items is None:
         return torch.full((len(example.sources) * rows * columns,), UNKNOWN, dtype=torch.int8)
     return torch.from_numpy(shape_cells(example.items, width, height, rows, columns, _LEAST_SHARE)).to(torch.int8)
+
+
+def written_cells(example: Example) -> Tensor:
+    """[cells], int8: the letter that each cell of the target shows; UNKNOWN where nobody knows of a word."""
+    height, width = example.target.shape[:2]
+    rows, columns = height // CELL, width // CELL
+    if example.lettering is None:
+        return torch.full((rows * columns,), UNKNOWN, dtype=torch.int8)
+    return torch.from_numpy(letter_cells(example.lettering, width, height, rows, columns)).to(torch.int8)
 
 
 def _batched(examples: Iterator[tuple[int, Rendered]], size: int) -> Iterator[list[tuple[int, Rendered]]]:
@@ -240,14 +240,10 @@ def join(parts: list[Pairs]) -> Pairs:
         changed=torch.cat([part.changed for part in parts]),
         seen=torch.cat([part.seen for part in parts]),
         named=torch.cat([part.named for part in parts]),
+        written=torch.cat([part.written for part in parts]),
         prompts=[prompt for part in parts for prompt in part.prompts],
         kinds=[kind for part in parts for kind in part.kinds],
     )
-
-
-def balanced(pairs: Pairs, times: Mapping[str, int]) -> Pairs:
-    """Each pair as many times as `times` says of its kind: 0 leaves a kind out, kinds not named stay once."""
-    return pairs.rows([number for number, kind in enumerate(pairs.kinds) for _ in range(times.get(kind, 1))])
 
 
 def encode(lean: AutoencoderKLQwenImage, images: list[Pixels]) -> Tensor:

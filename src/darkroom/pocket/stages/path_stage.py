@@ -22,7 +22,6 @@ from diffusers import QwenImageTransformer2DModel as Transformer
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
-from transformers import Qwen2Tokenizer
 
 from darkroom.pocket.stages.checkpoint import keep, resume
 from darkroom.pocket.stages.course import Course
@@ -32,7 +31,6 @@ from darkroom.pocket.stages.free_cores import beside_others
 from darkroom.pocket.stages.lean_transformer import prepare, restore, velocity
 from darkroom.pocket.stages.lesson import Lesson, draw_lesson
 from darkroom.pocket.stages.optimizers import make_optimizers, set_rates
-from darkroom.pocket.stages.pairs import Pairs
 from darkroom.pocket.stages.schedule import warm_then_linear
 from darkroom.pocket.stages.walks import Batch, Walk
 from darkroom.technique.schedule import Schedule
@@ -61,8 +59,7 @@ class PathRecipe:
 def train_path(
     transformer: Transformer,
     text_encoder: TextEncoder,
-    sets: Sequence[Pairs],
-    tokenizer: Qwen2Tokenizer,
+    lessons: Sequence[Lesson],
     schedule: Schedule,
     recipe: PathRecipe,
     flow: FlowRecipe,
@@ -73,15 +70,15 @@ def train_path(
 ) -> list[float]:
     """Train the transformer in place, the text encoder stays as it is. Returns this call's losses.
 
-    `sets` as for the flow stage; `schedule`: the one that sampling will walk by. Continues from `checkpoint` where it
-    exists. `until_step` and `yielding` as for the flow stage. Raises OutOfTime when the course's minutes are over.
+    `lessons` as for the flow stage; `schedule`: the one that sampling will walk by. Continues from `checkpoint` where
+    it exists. `until_step` and `yielding` as for the flow stage. Raises OutOfTime when the course's minutes are over.
     """
     losses: list[float] = []
     text_encoder.requires_grad_(False)
     prepare(transformer)
     with course.at(transformer, text_encoder):
-        lessons = dict(lesson for pairs in sets for lesson in _lessons(pairs, tokenizer, recipe.open))
-        walker = _Walker(transformer, text_encoder, lessons, schedule, recipe, flow)
+        parts = dict(part for lesson in lessons for part in _parts(lesson, recipe.open))
+        walker = _Walker(transformer, text_encoder, parts, schedule, recipe, flow)
 
         def kept(done: int) -> None:
             keep(checkpoint, done, walker.trained, walker.optimizers)
@@ -95,13 +92,13 @@ def train_path(
     return losses
 
 
-def _lessons(pairs: Pairs, tokenizer: Qwen2Tokenizer, open_kinds: Collection[str]) -> Iterator[tuple[Lesson, bool]]:
-    """What is walked of the pairs, and what is not, as far as there is something of each."""
-    drawn = not pairs.references
+def _parts(lesson: Lesson, open_kinds: Collection[str]) -> Iterator[tuple[Lesson, bool]]:
+    """What is walked of the lesson, and what is not, as far as there is something of each."""
+    pairs, drawn = lesson.pairs, not lesson.pairs.references
     for walked in (True, False):
-        rows = [row for row, kind in enumerate(pairs.kinds) if walked != (drawn or kind in open_kinds)]
+        rows = [row for row in lesson.rows if walked != (drawn or pairs.kinds[row] in open_kinds)]
         if rows:
-            yield Lesson(pairs, tokenizer, rows), walked
+            yield lesson.part(rows), walked
 
 
 class _Walker:

@@ -6,11 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from darkroom.pocket.world.colours import NAMES, Pixels
+from darkroom.pocket.world.lettering import LETTERS, Lettering
 from darkroom.pocket.world.scenes import Item
 from darkroom.pocket.world.shapes import SHAPES, coverage
 
 NO_SHAPE = len(SHAPES)
 NO_DOT = len(NAMES)
+NO_LETTER = len(LETTERS)
 # What cross_entropy leaves out unless told otherwise.
 UNASKED = -100
 # A vision tower need not name a shape that covers less of a cell.
@@ -56,6 +58,18 @@ def scene_cells(
     for dot in dots:
         marked[int(dot.y * side / height) * side + int(dot.x * side / width)] = NAMES.index(dot.colour)
     return np.where(covered, shapes, NO_SHAPE), np.where(covered, colours, UNASKED), marked
+
+
+def letter_cells(lettering: Lettering, width: int, height: int, rows: int, columns: int) -> Labels:
+    """[rows · columns]: the letter, as its number in LETTERS, in whose box the middle of each cell lies, or NO_LETTER.
+
+    A letter's box is as wide as the letter and twice as high.
+    """
+    across = ((np.arange(columns) + 0.5) * width / columns - lettering.left) * len(lettering.word) / lettering.width
+    down = np.abs((np.arange(rows) + 0.5) * height / rows - lettering.y) * len(lettering.word) / lettering.width
+    named = [LETTERS.index(letter) for letter in lettering.word]
+    line = [named[int(place)] if 0 <= place < len(named) else NO_LETTER for place in across]
+    return np.where(down[:, None] < 1, np.array(line), NO_LETTER).flatten()
 
 
 def mean_colours(picture: Pixels, side: int) -> Pixels:

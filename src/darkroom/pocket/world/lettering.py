@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from darkroom.pocket.world.colours import Pixels
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-# Matplotlib carries them; every letter is as wide as the next.
-FONTS = {"bold": "DejaVuSansMono-Bold.ttf", "plain": "DejaVuSansMono.ttf"}
+# Matplotlib carries it; every letter is as wide as the next. The plain one's thin strokes lose their colour in the VAE.
+_FONT = "DejaVuSansMono-Bold.ttf"
 # Of a letter, in font sizes.
 ADVANCE = 0.602
 CAPITAL = 0.729
@@ -31,20 +31,24 @@ class Lettering:
     word: str
     x: float
     y: float
-    size: int
-    font: str = "bold"
+    size: float
 
     @property
     def width(self) -> float:
         """In pixels."""
         return len(self.word) * ADVANCE * self.size
 
+    @property
+    def left(self) -> float:
+        """Where the first letter begins."""
+        return self.x - self.width / 2
+
     def mask(self, width: int, height: int) -> Pixels:
         """[height, width] in [0, 1]: how much of each pixel the letters cover."""
         canvas = Image.new("L", (width, height), 0)
-        font = _font(self.font, self.size)
+        font = _font(self.size)
         # "ls": from the left end of the line on which the letters stand.
-        place = (self.x - self.width / 2, self.y + CAPITAL * self.size / 2)
+        place = (self.left, self.y + CAPITAL * self.size / 2)
         ImageDraw.Draw(canvas).text(place, self.word, fill=255, font=font, anchor="ls")
         return np.asarray(canvas, dtype=np.float32) / np.float32(255)
 
@@ -58,6 +62,6 @@ def some_word(rng: np.random.Generator, shortest: int = 2, longest: int = LONGES
 
 
 @cache
-def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    path = files("matplotlib").joinpath("mpl-data", "fonts", "ttf", FONTS[name])
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    path = files("matplotlib").joinpath("mpl-data", "fonts", "ttf", _FONT)
     return ImageFont.truetype(str(path), size)

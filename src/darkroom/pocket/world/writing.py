@@ -1,30 +1,46 @@
-"""Edits of words: write one, on the ground or on a plate; change the one that stands there."""
+"""Edits of words: write one, on the ground or on a plate; change the one that stands there.
 
-from dataclasses import dataclass, replace
+A letter is as wide as a cell of the transformer and stands in two of them, one above the other; a word begins at the
+left end of its field of four. Where letters stood at any offset, the model put ink there and no letters.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from darkroom.pocket.world.colours import NAMES, Pixels, rgb
 from darkroom.pocket.world.edit import Edit, differing
-from darkroom.pocket.world.lettering import FONTS, LONGEST, Lettering, some_word
+from darkroom.pocket.world.lettering import ADVANCE, LONGEST, Lettering, some_word
 from darkroom.pocket.world.phrases import phrase
 from darkroom.pocket.world.scenes import Scene, draw_scene
 
-# At 128 pixels of the shorter side; four letters are 96 pixels wide.
-_FONT_SIZE = 40
-_PADDING = 7
-# How far ink and paper are apart at least (Euclidean in sRGB): what can be read can be judged.
-_CONTRAST = 0.5
+# Side of a cell in pixels: a letter's width, whatever the picture's size.
+_CELL = 16
+_FONT_SIZE = _CELL / ADVANCE
+# Of a field, in cells.
+_COLUMNS, _ROWS = LONGEST, 2
+# Of the plate around a field, in pixels.
+_PADDING = _CELL // 2
+# How far a plate stands out from the ground at least, and ink from its paper, Euclidean in sRGB: what can be read can
+# be judged. Black or white is 0.87 from any paper.
+_PLATE_CONTRAST = 0.5
+_INK_CONTRAST = 0.75
+# Standard deviation of a ground on which a word stands without a plate, at most.
+_CALM = 0.04
 
 
 @dataclass(frozen=True)
 class _Page:
-    """A picture with room for a word around (x, y), and what the paper looks like there."""
+    """A picture with a field for a word that begins at x, its middle at height y, and the paper's colour there."""
 
     picture: Pixels
     x: float
     y: float
     paper: Pixels
+
+    def lettering(self, word: str) -> Lettering:
+        """`word` in the field."""
+        return Lettering(word, self.x + len(word) * _CELL / 2, self.y, _FONT_SIZE)
 
 
 def draw_writing(rng: np.random.Generator, width: int = 128, height: int = 128) -> Edit:
@@ -34,20 +50,17 @@ def draw_writing(rng: np.random.Generator, width: int = 128, height: int = 128) 
     """
     page = _page(rng, width, height)
     ink = "black" if page.paper.mean() > 0.5 else "white"
-    lettering = Lettering(some_word(rng), page.x, page.y, _font_size(width, height))
-    return _edit(rng, "write", page.picture, page.picture, lettering, ink)
+    return _edit(rng, "write", page.picture, page.picture, page.lettering(some_word(rng)), ink)
 
 
 def draw_rewording(rng: np.random.Generator, width: int = 128, height: int = 128) -> Edit:
-    """Another word in the place, colour and font of the one that stands there, which may be shorter or longer."""
+    """Another word in the place and colour of the one that stands there, which may be shorter or longer."""
     page = _page(rng, width, height)
-    inks = [name for name in NAMES if np.linalg.norm(rgb(name) - page.paper) >= _CONTRAST]
+    inks = [name for name in NAMES if np.linalg.norm(rgb(name) - page.paper) >= _INK_CONTRAST]
     ink = str(rng.choice(inks))
-    font = str(rng.choice(list(FONTS)))
-    old = Lettering(some_word(rng), page.x, page.y, _font_size(width, height), font)
-    new = replace(old, word=some_word(rng))
+    old = new = page.lettering(some_word(rng))
     while new.word == old.word:
-        new = replace(old, word=some_word(rng))
+        new = page.lettering(some_word(rng))
     return _edit(rng, "reword", page.picture, _inked(page.picture, old, ink), new, ink)
 
 
@@ -63,32 +76,23 @@ def _inked(picture: Pixels, lettering: Lettering, ink: str) -> Pixels:
     return np.asarray(picture + mask * (rgb(ink) - picture), dtype=np.float32)
 
 
-def _font_size(width: int, height: int) -> int:
-    return round(_FONT_SIZE * min(width, height) / 128)
-
-
 def _page(rng: np.random.Generator, width: int, height: int) -> _Page:
-    """A scene whose shapes leave room for a word; in half of the cases on a plate."""
-    longest = Lettering("M" * LONGEST, 0, 0, _font_size(width, height))
-    half_width, half_height = longest.width / 2 + _PADDING, longest.size / 2 + _PADDING
-    on_plate = rng.random() < 0.5
-    x, y = width / 2, height / 2
-    if on_plate:
-        x = float(rng.uniform(half_width + 2, width - half_width - 2))
-        y = float(rng.uniform(half_height + 2, height - half_height - 2))
-    left, right = round(x - half_width), round(x + half_width)
-    top, bottom = round(y - half_height), round(y + half_height)
+    """A scene whose shapes leave room for a word: on a plate anywhere, or in the middle of half of the calm grounds."""
     scene = draw_scene(rng, width, height)
-    kept = [
-        item
-        for item in scene.items
-        if not scene.mask(item)[max(top - 2, 0) : bottom + 2, max(left - 2, 0) : right + 2].any()
-    ]
-    scene = Scene(scene.ground, tuple(kept))
-    picture = scene.render()
-    under = picture[top:bottom, left:right].mean(axis=(0, 1))
+    columns, rows = width // _CELL - _COLUMNS, height // _CELL - _ROWS
+    calm = scene.ground.std(axis=(0, 1)).mean() <= _CALM
+    on_plate = not calm or rng.random() < 0.5
+    column, row = columns // 2, rows // 2
     if on_plate:
-        plates = [name for name in NAMES if np.linalg.norm(rgb(name) - under) >= _CONTRAST]
+        column, row = int(rng.integers(1, columns)), int(rng.integers(1, rows))
+    left, right = (_CELL * end for end in (column, column + _COLUMNS))
+    top, bottom = (_CELL * end for end in (row, row + _ROWS))
+    plate = (slice(top - _PADDING, bottom + _PADDING), slice(left - _PADDING, right + _PADDING))
+    kept = tuple(item for item in scene.items if not scene.mask(item)[plate].any())
+    picture = Scene(scene.ground, kept).render()
+    under = picture[plate].mean(axis=(0, 1))
+    if on_plate:
+        plates = [name for name in NAMES if np.linalg.norm(rgb(name) - under) >= _PLATE_CONTRAST]
         under = rgb(str(rng.choice(plates)))
-        picture[top:bottom, left:right] = under
-    return _Page(picture, x, y, np.asarray(under, dtype=np.float32))
+        picture[plate] = under
+    return _Page(picture, left, (top + bottom) / 2, np.asarray(under, dtype=np.float32))
