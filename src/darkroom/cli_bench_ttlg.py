@@ -89,12 +89,13 @@ def _editor(weights: Path | None) -> Any:
 
     from darkroom.models.shelf import Shelf, read_card
     from darkroom.models.specs import resolve
+    from darkroom.pocket.folders import is_family
     from darkroom.settings import Settings
 
     profile = resolve(Settings(), read_card())
     role = "video" if "video" in profile.models else "edit"
     if weights is not None:
-        if not (weights / "model_index.json").is_file():
+        if not is_family(weights):
             raise FileNotFoundError(f"there is no family in {weights}")
         profile = replace(profile, models={role: replace(profile.models[role], repo=str(weights), revision=None)})
     return Shelf(profile).editor(role)

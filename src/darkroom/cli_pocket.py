@@ -166,12 +166,13 @@ def evaluate(
     from darkroom.models.presets import POCKET, LoraFile, Preset
     from darkroom.pocket.evaluate import PORTRAIT, parse_size
     from darkroom.pocket.evaluate import evaluate as judge
+    from darkroom.pocket.folders import is_family
     from darkroom.pocket.shipped import EDIT, TAUGHT
     from darkroom.pocket.world.edits import KINDS
 
     known(kind, (*KINDS, PORTRAIT))
     known(preset, tuple(POCKET), "--preset")
-    if weights is not None and not (weights / "model_index.json").is_file():
+    if weights is not None and not is_family(weights):
         raise typer.BadParameter(f"there is no family in {weights}", param_hint="--weights")
     presets = [POCKET[name] for name in preset or ()]
     if lora is not None:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from darkroom.pocket.folders import is_family, replaced
 from darkroom.pocket.tokens import train_tokenizer
 
 # The pixel area at which Qwen2.5-VL sees a reference and at which the VAE encodes it (real: 384**2 and 1024**2).
@@ -151,37 +151,21 @@ def make_processor(tokenizer: Qwen2Tokenizer) -> Qwen2VLProcessor:
 def save(pipeline: QwenImageEditPlusPipeline, folder: Path) -> None:
     """Put every part of `pipeline` in the place of `folder`: float16, in files of at most 14 MB, float32 when loaded.
 
-    Who is killed meanwhile leaves the folder that was there; between the last two moves it lies beside, and the next
-    call brings it back. Raises ValueError where `folder` holds anything but a family: nothing of it is touched.
+    Who is killed meanwhile loses nothing (`folders.replaced`). Raises ValueError where `folder` holds anything but a
+    family: nothing of it is touched.
     """
     folder = folder.resolve()
-    aside, unfinished = (folder.with_name(f"{folder.name}.{ending}") for ending in ("replaced", "writing"))
-    if _is_family(aside) and not folder.exists():
-        aside.rename(folder)
-    if folder.exists() and not (_is_family(folder) or (folder.is_dir() and not any(folder.iterdir()))):
+    if folder.exists() and not (is_family(folder) or (folder.is_dir() and not any(folder.iterdir()))):
         raise ValueError(f"{folder} holds something else than a family; name a new or an empty folder")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
     # Saving leaves notes in the tokenizer, which the next saving would write down.
     half = copy.deepcopy(pipeline)
     for model in (half.vae, half.text_encoder, half.transformer):
         model.half()
-    half.save_pretrained(unfinished, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)
-    declare_float32(unfinished / "text_encoder" / "config.json")
-    for config in unfinished.rglob("*.json"):
-        _forget_origin(config)
-    if _is_family(aside):
-        shutil.rmtree(aside)
-    if folder.exists():
-        folder.rename(aside)
-    unfinished.rename(folder)
-    if aside.exists():
-        shutil.rmtree(aside)
-
-
-def _is_family(folder: Path) -> bool:
-    return (folder / "model_index.json").is_file()
+    with replaced(folder, is_family) as unfinished:
+        half.save_pretrained(unfinished, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)
+        declare_float32(unfinished / "text_encoder" / "config.json")
+        for config in unfinished.rglob("*.json"):
+            _forget_origin(config)
 
 
 def _forget_origin(config: Path) -> None:

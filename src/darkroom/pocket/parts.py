@@ -20,6 +20,7 @@ from darkroom.models.weights import weights_digest
 from darkroom.pocket.begun import as_begun, keep_all, settings_of
 from darkroom.pocket.family_training import examples, family_of, train_family
 from darkroom.pocket.finished import finished, tell
+from darkroom.pocket.folders import is_family
 from darkroom.pocket.judging.samples import load_editor
 from darkroom.pocket.qwen3vl import make_model, make_processor
 from darkroom.pocket.qwen3vl import save as save_qwen3vl
@@ -139,7 +140,7 @@ def train_parts(
     and ValueError, which names the option, where there is no family in it, or where the text encoder of a family that
     is made from nothing should not learn.
     """
-    if begin_with is not None and not (begin_with / "model_index.json").is_file():
+    if begin_with is not None and not is_family(begin_with):
         raise ValueError(f"--begin-with: there is no family in {begin_with}")
     if begin_with is not None:
         check(begin_with)

@@ -7,6 +7,7 @@ from pathlib import Path
 from darkroom.errors import ModelNotReady
 from darkroom.models import weights
 from darkroom.models.weights import CHECKSUMS, CHECKSUMS_VERSION, VOCABULARY, sha256
+from darkroom.pocket.folders import is_family, is_sealed, replaced
 from darkroom.pocket.world.vocabulary import caption_words, words
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -52,7 +53,7 @@ def verify(folder: Path = EDIT) -> None:
 
     Raises ModelNotReady that names the first file that is missing, damaged or of another version.
     """
-    if not (folder / CHECKSUMS).is_file():
+    if not is_sealed(folder):
         raise ModelNotReady(
             f"{folder.name}/{CHECKSUMS} is missing; restore it from the repository, or train the weights and put them"
             " in place with `darkroom pocket train --install`"
@@ -65,7 +66,7 @@ def check(folder: Path) -> None:
 
     The shipped ones must have theirs. Raises ModelNotReady that names the file.
     """
-    if folder.parent == WEIGHTS or (folder / CHECKSUMS).is_file():
+    if folder.parent == WEIGHTS or is_sealed(folder):
         verify(folder)
     else:
         weights.check_lengths(folder)
@@ -81,18 +82,13 @@ def seal(folder: Path) -> None:
 def install(family: Path, folder: Path = EDIT) -> None:
     """Put a trained family, or another trained part, in the place of the shipped one, sealed.
 
-    The old one goes when the new one is whole, beside it: who is killed between the two finds it as NAME.installing.
+    Who is killed meanwhile loses nothing (`folders.replaced`).
     """
-    beside = folder.with_name(f"{folder.name}.installing")
-    if beside.exists():
-        shutil.rmtree(beside)
-    shutil.copytree(family, beside)
-    beside.chmod(0o755)  # it may come from a temporary folder, which nobody else can read
-    for path in beside.rglob("*.safetensors"):
-        path.chmod(0o644)
-    if (beside / "model_index.json").is_file():
-        (beside / VOCABULARY).write_text(json.dumps(vocabulary()) + "\n")
-    seal(beside)
-    if folder.exists():
-        shutil.rmtree(folder)
-    beside.rename(folder)
+    with replaced(folder, is_sealed) as unfinished:
+        shutil.copytree(family, unfinished, dirs_exist_ok=True)
+        unfinished.chmod(0o755)  # it may come from a temporary folder, which nobody else can read
+        for path in unfinished.rglob("*.safetensors"):
+            path.chmod(0o644)
+        if is_family(unfinished):
+            (unfinished / VOCABULARY).write_text(json.dumps(vocabulary()) + "\n")
+        seal(unfinished)

@@ -13,6 +13,7 @@ from darkroom.models.editor import Editor
 from darkroom.models.parts import LOADERS, load_processor, load_schedule
 from darkroom.models.presets import Preset
 from darkroom.pocket.family import CONDITION_AREA, VAE_AREA
+from darkroom.pocket.folders import is_family
 from darkroom.pocket.shipped import check
 from darkroom.pocket.world.colours import Pixels
 from darkroom.pocket.world.edit import Edit
@@ -25,7 +26,7 @@ def load_editor(folder: Path) -> Editor:
 
     Raises FileNotFoundError where there is none, and ModelNotReady that names a damaged file.
     """
-    if not (folder / "model_index.json").is_file():
+    if not is_family(folder):
         raise FileNotFoundError(f"there is no family in {folder}: it holds no model_index.json")
     check(folder)
     return Editor(
