@@ -153,7 +153,7 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Scores and picture grids.")] = Path("out/pocket"),
     cases: Annotated[int, typer.Option(min=1, help="Held-out edits of each kind.")] = 24,
     steps: Annotated[list[int] | None, typer.Option(min=1, help="Repeatable; 8 by default.")] = None,
-    cfg: Annotated[list[float] | None, typer.Option(min=1.0, help="Repeatable; 4 by default.")] = None,
+    cfg: Annotated[list[float] | None, typer.Option(min=1.0, help="Repeatable; 1 by default.")] = None,
     preset: Annotated[
         list[str] | None, typer.Option(help="fast, balanced or quality, as jobs take them; repeatable, first.")
     ] = None,
@@ -181,7 +181,7 @@ def evaluate(
         if not any(chosen.lora for chosen in presets):
             raise typer.BadParameter("needs a --preset that wears one", param_hint="--lora")
     if not presets or steps or cfg:
-        presets += [Preset(number, scale) for number in steps or [8] for scale in cfg or [4.0]]
+        presets += [Preset(number, scale) for number in steps or [8] for scale in cfg or [1.0]]
     try:
         sides = parse_size(size)
     except ValueError as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from PIL import Image
 
 from darkroom.models import sight
 from darkroom.models.editor import Editor
+from darkroom.models.vocabulary import Vocabulary
 
 
 def test_the_template_is_cut_at_sixty_four_tokens(editor: Editor) -> None:
@@ -64,6 +66,11 @@ def test_a_prompt_over_the_token_limit_says_how_long_it_is(editor: Editor, photo
 def test_a_miniature_names_the_words_that_it_was_never_taught(editor: Editor) -> None:
     assert editor.unknown_words("anything goes") == []
     taught = copy.copy(editor)
-    taught.vocabulary = frozenset({"make", "the", "star", "red"})
+    taught.vocabulary = Vocabulary(frozenset({"make", "the", "star", "red", "write"}))
     assert taught.unknown_words("Make the star red.") == []
     assert taught.unknown_words("make the dragon red, dragon!") == ["dragon"]
+    assert taught.unknown_words('write "CAT"') == ["cat"]
+    taught.vocabulary = replace(taught.vocabulary, quoted=4)
+    assert taught.unknown_words('Write "CAT".') == []
+    assert taught.unknown_words('write "Cat"') == ["cat"]
+    assert taught.unknown_words('write "HELLO"') == ["hello"]

@@ -414,6 +414,17 @@ def test_another_recipe_takes_other_batches(tmp_path: Path, pairs: Pairs) -> Non
     assert first_loss(0) != first_loss(1)
 
 
+def test_without_a_compiler_the_option_that_does_without_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    work = tmp_path / "work"
+    said = told("--part", "edit", "--recipe", "cpu", "--device", "cpu", "--work", str(work))
+    assert "no C++ compiler" in said
+    assert "--no-compile" in said
+    assert not work.exists()
+
+
 def test_a_lesson_leaves_out_and_repeats_without_copying(pairs: Pairs) -> None:
     tokenizer = train_tokenizer()
     assert len(Lesson.of(pairs, tokenizer, {"inverted": 0})) == 0

@@ -7,7 +7,6 @@ the same pictures anew for each, and lets guidance see no x0. For one prompt and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +27,7 @@ from darkroom.models.levers import Levers
 from darkroom.models.residency import Resident
 from darkroom.models.sight import VisualTokens, encode_text, look, prefix_length
 from darkroom.models.single_frame import single_frame
+from darkroom.models.vocabulary import Vocabulary
 from darkroom.settings import AttentionName
 from darkroom.technique.cfg import true_cfg
 from darkroom.technique.latents import denormalise, normalise, pack, unpack
@@ -85,7 +85,7 @@ class Editor:
         max_batch: int = 8,
         levers: Levers | None = None,
         attention: AttentionName = "auto",
-        vocabulary: frozenset[str] | None = None,
+        vocabulary: Vocabulary | None = None,
         encodings: Encodings | None = None,
         cache_dir: Path | None = None,
         made_ahead: Path | None = None,
@@ -203,10 +203,7 @@ class Editor:
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of a prompt that this model was never taught, in their order; none for the real family."""
-        if self.vocabulary is None:
-            return []
-        words = dict.fromkeys(re.findall(r"[^\W\d_]+", prompt.lower()))
-        return [word for word in words if word not in self.vocabulary]
+        return [] if self.vocabulary is None else self.vocabulary.unknown(prompt)
 
     # -- denoising ------------------------------------------------------------------------------
 

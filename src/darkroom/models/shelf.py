@@ -35,7 +35,8 @@ from darkroom.models.precision import require
 from darkroom.models.residency import OneAtATime, Resident, Visiting
 from darkroom.models.specs import Card, ModelSpec, Precision, Profile
 from darkroom.models.vision import VisionExtractor, expected_bytes
-from darkroom.models.weights import fingerprint, locate, verify, vocabulary
+from darkroom.models.vocabulary import read_vocabulary
+from darkroom.models.weights import fingerprint, locate, verify
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ class Shelf:
             attention=self.profile.attention,
             cache_dir=self.profile.cache_dir or checkpoint.cache,
             made_ahead=checkpoint.cache,
-            vocabulary=vocabulary(folder),
+            vocabulary=read_vocabulary(folder),
             encodings=Encodings(
                 self._encodings,
                 (keys["text_encoder"], keys["vae"], fingerprint(folder / spec.reader), spec.areas),

@@ -18,7 +18,6 @@ _REBUILD = (
     "restore it from the repository with `git checkout` or by installing Darkroom anew, or train another and put it in"
     " its place with `darkroom pocket train --install`"
 )
-VOCABULARY = "vocabulary.json"
 PACKED_APART = ("modulation", "embeddings")
 """Folders of a packed artifact that are no part of a model: some repositories on the hub hold artifacts."""
 PARTIAL = ".partial"
@@ -81,12 +80,6 @@ def check_lengths(folder: Path) -> None:
             wanted = None
         if path.stat().st_size != wanted:
             raise ModelNotReady(f"{path} is damaged or was cut short; make it anew, or take another folder")
-
-
-def vocabulary(folder: Path) -> frozenset[str] | None:
-    """The words that a miniature was taught, from `vocabulary.json`; None for models that know language."""
-    listing = folder / VOCABULARY
-    return frozenset(json.loads(listing.read_text())) if listing.is_file() else None
 
 
 def fingerprint(folder: Path) -> tuple[tuple[str, str], ...]:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from darkroom.errors import ModelNotReady
 from darkroom.models import weights
-from darkroom.models.weights import CHECKSUMS, CHECKSUMS_VERSION, VOCABULARY, sha256
+from darkroom.models.vocabulary import Vocabulary
+from darkroom.models.weights import CHECKSUMS, CHECKSUMS_VERSION, sha256
 from darkroom.pocket.folders import is_family, is_sealed, replaced
+from darkroom.pocket.world.lettering import LONGEST
 from darkroom.pocket.world.vocabulary import caption_words, words
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -43,9 +45,9 @@ MET = (
 )
 
 
-def vocabulary() -> list[str]:
-    """The words that the shipped family was taught, in edits and in captions; sorted."""
-    return sorted({*words(MET), *caption_words()})
+def vocabulary() -> Vocabulary:
+    """What the shipped family was taught to read, in edits and in captions."""
+    return Vocabulary(frozenset({*words(MET), *caption_words()}), LONGEST if "write" in MET else 0)
 
 
 def verify(folder: Path = EDIT) -> None:
@@ -90,5 +92,5 @@ def install(family: Path, folder: Path = EDIT) -> None:
         for path in unfinished.rglob("*.safetensors"):
             path.chmod(0o644)
         if is_family(unfinished):
-            (unfinished / VOCABULARY).write_text(json.dumps(vocabulary()) + "\n")
+            vocabulary().write(unfinished)
         seal(unfinished)

@@ -27,7 +27,8 @@ from darkroom.models.parts import load_schedule
 from darkroom.models.placement import PARTS, place
 from darkroom.models.precision import compute_dtype, require, scheme_of, stored_bytes
 from darkroom.models.specs import ModelSpec, Precision
-from darkroom.models.weights import PARTIAL, VOCABULARY, locate
+from darkroom.models.vocabulary import VOCABULARY
+from darkroom.models.weights import PARTIAL, locate
 from darkroom.models.weights import verify as verify_source
 
 SHARD_BYTES = 2**30
