@@ -18,6 +18,7 @@ from darkroom.models.lora import ABOUT, BASE, made_for
 from darkroom.models.vision import VisionExtractor
 from darkroom.models.weights import weights_digest
 from darkroom.pocket.begun import as_begun, keep_all, settings_of
+from darkroom.pocket.evaluate import HELD_OUT_SEED
 from darkroom.pocket.family_training import examples, family_of, train_family
 from darkroom.pocket.finished import finished, tell
 from darkroom.pocket.folders import is_family
@@ -28,9 +29,12 @@ from darkroom.pocket.recipes import Recipe
 from darkroom.pocket.shipped import WEIGHTS, check
 from darkroom.pocket.stages.bridge_stage import save_bridge, train_bridge
 from darkroom.pocket.stages.course import Course
+from darkroom.pocket.stages.drawing import draw_set
 from darkroom.pocket.stages.encoders import save_half
 from darkroom.pocket.stages.identity_stage import judge_identity, train_identity
+from darkroom.pocket.stages.lesson import Lesson
 from darkroom.pocket.stages.lightning_stage import distill, save_lora
+from darkroom.pocket.stages.pairs import encode_all
 from darkroom.pocket.stages.perceptual_stage import judge_perceptual, train_perceptual
 from darkroom.pocket.stages.qwen3vl_stage import judge_qwen3vl, train_qwen3vl
 from darkroom.pocket.tokens import train_tokenizer
@@ -55,9 +59,13 @@ def train_lightning(work: Path, recipe: Recipe, course: Course, begin_with: Path
     pipeline = QwenImageEditPlusPipeline.from_pretrained(family)
     shown = replace(recipe, shards=own.shards, times=own.times)
     lessons = [examples(pipeline, name, work, shown, course) for name in shown.shards]
+    kept_out = [
+        Lesson.of(encode_all(pipeline, draw_set(name, HELD_OUT_SEED, own.held_out)), pipeline.tokenizer)
+        for name in shown.shards
+    ]
     course.begin("lightning", own.steps)
     _, ends = distill(
-        pipeline.transformer, pipeline.text_encoder, lessons, own, work / f"{stage}.pt", course
+        pipeline.transformer, pipeline.text_encoder, lessons, kept_out, own, work / f"{stage}.pt", course
     )
     save_lora(pipeline.transformer, folder)
     held_out = dict(zip(shown.shards, map(asdict, ends), strict=True))

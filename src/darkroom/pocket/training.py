@@ -102,9 +102,6 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
 def _together(recipe: Recipe) -> str | None:
     """What is wrong with settings that are right one by one."""
-    least = min(shards * draws for shards, draws in recipe.lightning.shards.values())
-    if recipe.lightning.held_out >= least:
-        return f"lightning.held_out: leaves nothing to learn from; the smallest of lightning.shards draws {least}"
     if recipe.bridge.held_out >= recipe.bridge.triples:
         return f"bridge.held_out: leaves nothing to learn from; bridge.triples is {recipe.bridge.triples}"
     if not any(recipe.times.get(kind, 1) for name in recipe.shards for kind in TEACHES[name]):

@@ -47,8 +47,8 @@ class LightningRecipe:
 
     batch: edits of one picture in a step, each walked from noise to its end; twice as many from words alone. substeps:
     the teacher's for one of the student's. true_cfg_scale: the teacher's for pictures from words. truth: whether edits
-    learn from their targets; otherwise from the teacher without CFG. held_out: pairs of each set, the last ones, that
-    only validate. shards, times: as `Recipe`'s.
+    learn from their targets; otherwise from the teacher without CFG. held_out: draws of each set that
+    only validate; no stage learns from them. shards, times: as `Recipe`'s.
     """
 
     steps: PositiveInt = 400
@@ -111,6 +111,7 @@ def distill(
     transformer: Transformer,
     text_encoder: TextEncoder,
     lessons: Sequence[Lesson],
+    kept_out: Sequence[Lesson],
     recipe: LightningRecipe,
     checkpoint: Path,
     course: Course,
@@ -118,15 +119,13 @@ def distill(
 ) -> tuple[list[float], list[HeldOut]]:
     """Leave `transformer` with a trained LoRA, its own weights as they were.
 
-    Returns this call's losses, and where the last rows of each of `lessons` end, which it does not learn from.
+    Returns this call's losses, and where those of `kept_out` end, from which it does not learn.
     Continues from `checkpoint` where it exists. `until_step` ends this call early, with a checkpoint, as a kill would.
     Raises OutOfTime when the course's minutes are over.
     """
     text_encoder.requires_grad_(False)
     teacher = copy.deepcopy(transformer).requires_grad_(False)
     trained = _put_on(transformer, recipe)
-    shown = [lesson.part(lesson.rows[: -recipe.held_out]) for lesson in lessons]
-    kept_out = [lesson.part(lesson.rows[-recipe.held_out :]) for lesson in lessons]
     losses: list[float] = []
     prepare(teacher)
     prepare(transformer)
@@ -141,7 +140,7 @@ def distill(
         for step in course.steps("lightning", first, recipe.steps, kept, until_step):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * warm_then_linear(step, recipe.steps, recipe.warmup)
-            losses.append(_teach(transformer, teacher, _draw(text_encoder, shown, recipe, step), recipe, step))
+            losses.append(_teach(transformer, teacher, _draw(text_encoder, lessons, recipe, step), recipe, step))
             optimizer.step()
             optimizer.zero_grad()
         ends = [held_out(transformer, teacher, text_encoder, lesson, recipe) for lesson in kept_out]
