@@ -45,7 +45,10 @@ def train(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="The device's by default; smoke makes a few steps of everything.", metavar="cpu|gpu|smoke"),
+        typer.Option(
+            help="The device's by default; long shows three times the edits, smoke makes a few steps of everything.",
+            metavar="cpu|long|gpu|smoke",
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the flow stage; the recipe's by default.")] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Shards of edits of one square picture.")] = None,

@@ -59,7 +59,7 @@ def test_who_is_killed_between_two_moves_loses_no_family(tmp_path: Path, monkeyp
     before, move = contents(saved), Path.rename
 
     def stopped(path: Path, to: Path) -> Path:
-        if path.name.endswith(".writing"):
+        if path.name.endswith(".new"):
             raise KeyboardInterrupt
         return move(path, to)
 
@@ -67,7 +67,7 @@ def test_who_is_killed_between_two_moves_loses_no_family(tmp_path: Path, monkeyp
     for _ in range(2):  # the second is stopped in the same place
         with pytest.raises(KeyboardInterrupt):
             build(saved, seed=1)
-        assert contents(tmp_path / "family.replaced") == before
+        assert contents(tmp_path / ".family.old") == before
     monkeypatch.undo()
     assert contents(build(saved, seed=1)) != before
     assert [path.name for path in tmp_path.iterdir()] == ["family"]

@@ -65,10 +65,11 @@ def trained(
 ) -> tuple[dict[str, torch.Tensor], list[float], HeldOut]:
     """The LoRA's matrices after training that was stopped at `stops`; the last part's losses, where it ends."""
     lesson = Lesson.of(pairs, pipeline.tokenizer)
+    learned, kept_out = ([lesson.part(rows)] for rows in (lesson.rows[:-3], lesson.rows[-3:]))
     for stop in stops:
         transformer = copy.deepcopy(pipeline.transformer)
         losses, ends = distill(
-            transformer, pipeline.text_encoder, [lesson], [lesson], recipe, checkpoint, Course(), stop
+            transformer, pipeline.text_encoder, learned, kept_out, recipe, checkpoint, Course(), stop
         )
     return {name: value for name, value in transformer.state_dict().items() if "lora_" in name}, losses, ends[0]
 

@@ -12,7 +12,7 @@ VOCABULARY = "vocabulary.json"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """words: in lower case. quoted: how many capitals in double quotes, a word to write, are read letter by letter."""
+    """words: in lower case. quoted: how many capitals in double quotes, a word to write, are read one by one, or 0."""
 
     words: frozenset[str]
     quoted: int = 0
@@ -34,4 +34,6 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     if not listing.is_file():
         return None
     told = json.loads(listing.read_text())
+    if isinstance(told, list):  # in packs of earlier versions
+        return Vocabulary(frozenset(told))
     return Vocabulary(frozenset(told["words"]), told["quoted"])

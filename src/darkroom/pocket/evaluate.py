@@ -57,7 +57,7 @@ def evaluate(
     folder: Path,
     out: Path,
     cases: int = 24,
-    presets: Sequence[Preset] = (Preset(steps=8, true_cfg_scale=4.0),),
+    presets: Sequence[Preset] = (Preset(steps=8, true_cfg_scale=1.0),),
     seeds: Sequence[int] = (0,),
     kinds: Sequence[str] = TAUGHT,
     report: Report = print,

@@ -161,7 +161,7 @@ def save(pipeline: QwenImageEditPlusPipeline, folder: Path) -> None:
     half = copy.deepcopy(pipeline)
     for model in (half.vae, half.text_encoder, half.transformer):
         model.half()
-    with replaced(folder, is_family) as unfinished:
+    with replaced(folder) as unfinished:
         half.save_pretrained(unfinished, safe_serialization=True, max_shard_size=MAX_SHARD_SIZE)
         declare_float32(unfinished / "text_encoder" / "config.json")
         for config in unfinished.rglob("*.json"):

@@ -1,11 +1,9 @@
 """Folders of trained parts: how a family is recognised, and how one takes another's place as a whole."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from darkroom.models.weights import CHECKSUMS
 
 
 def is_family(folder: Path) -> bool:
@@ -13,29 +11,23 @@ def is_family(folder: Path) -> bool:
     return (folder / "model_index.json").is_file()
 
 
-def is_sealed(folder: Path) -> bool:
-    """Whether it holds a part with its checksums."""
-    return (folder / CHECKSUMS).is_file()
-
-
 @contextmanager
-def replaced(folder: Path, is_ours: Callable[[Path], bool]) -> Iterator[Path]:
+def replaced(folder: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `folder` when the block ends; where it fails, `folder` stays as it was.
 
-    Who is killed meanwhile leaves the folder that was there; between the last two moves it lies beside, as
-    NAME.replaced, and the next call brings it back. Nothing is removed there that `is_ours` does not know.
+    Both lie beside it, as .NAME.new and .NAME.old. Who is killed between the last two moves finds the old one there,
+    whole, and the next call brings it back first.
     """
-    aside, unfinished = (folder.with_name(f"{folder.name}.{ending}") for ending in ("replaced", "writing"))
-    if is_ours(aside) and not folder.exists():
-        aside.rename(folder)
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
-    unfinished.mkdir(parents=True)
-    yield unfinished
-    if is_ours(aside):
-        shutil.rmtree(aside)
+    new, old = (folder.with_name(f".{folder.name}.{ending}") for ending in ("new", "old"))
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for left in (new, old):
+        if left.exists():
+            shutil.rmtree(left)
+    new.mkdir(parents=True)
+    yield new
     if folder.exists():
-        folder.rename(aside)
-    unfinished.rename(folder)
-    if aside.exists():
-        shutil.rmtree(aside)
+        folder.rename(old)
+    new.rename(folder)
+    if old.exists():
+        shutil.rmtree(old)

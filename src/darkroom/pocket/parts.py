@@ -17,7 +17,7 @@ from darkroom.models.bridge import made_between
 from darkroom.models.lora import ABOUT, BASE, made_for
 from darkroom.models.vision import VisionExtractor
 from darkroom.models.weights import weights_digest
-from darkroom.pocket.begun import as_begun, keep_all, settings_of
+from darkroom.pocket.begun import keep_all, settings_of
 from darkroom.pocket.evaluate import HELD_OUT_SEED
 from darkroom.pocket.family_training import examples, family_of, train_family
 from darkroom.pocket.finished import finished, tell
@@ -60,7 +60,7 @@ def train_lightning(work: Path, recipe: Recipe, course: Course, begin_with: Path
     shown = replace(recipe, shards=own.shards, times=own.times)
     lessons = [examples(pipeline, name, work, shown, course) for name in shown.shards]
     kept_out = [
-        Lesson.of(encode_all(pipeline, draw_set(name, HELD_OUT_SEED, own.held_out)), pipeline.tokenizer)
+        Lesson.of(encode_all(pipeline, draw_set(name, HELD_OUT_SEED, own.held_out)), pipeline.tokenizer, own.times)
         for name in shown.shards
     ]
     course.begin("lightning", own.steps)
@@ -154,10 +154,6 @@ def train_parts(
         check(begin_with)
     if "edit" in parts and begin_with is None and not recipe.flow.train_text:
         raise ValueError("--freeze-text needs --begin-with: a text encoder made from nothing has to learn")
-    begun = as_begun(work, recipe)
-    if begun != recipe and "edit" in parts:
-        course.report(f"{work} was begun before path.open: it goes on with path.open=[], every edit is walked")
-    recipe = begun
     keep_all(work, {part: settings_of(part, recipe) for part in parts})
     if threads:
         torch.set_num_threads(threads)

@@ -8,7 +8,7 @@ from darkroom.errors import ModelNotReady
 from darkroom.models import weights
 from darkroom.models.vocabulary import Vocabulary
 from darkroom.models.weights import CHECKSUMS, CHECKSUMS_VERSION, sha256
-from darkroom.pocket.folders import is_family, is_sealed, replaced
+from darkroom.pocket.folders import is_family, replaced
 from darkroom.pocket.world.lettering import LONGEST
 from darkroom.pocket.world.vocabulary import caption_words, words
 
@@ -55,7 +55,7 @@ def verify(folder: Path = EDIT) -> None:
 
     Raises ModelNotReady that names the first file that is missing, damaged or of another version.
     """
-    if not is_sealed(folder):
+    if not (folder / CHECKSUMS).is_file():
         raise ModelNotReady(
             f"{folder.name}/{CHECKSUMS} is missing; restore it from the repository, or train the weights and put them"
             " in place with `darkroom pocket train --install`"
@@ -68,7 +68,7 @@ def check(folder: Path) -> None:
 
     The shipped ones must have theirs. Raises ModelNotReady that names the file.
     """
-    if folder.parent == WEIGHTS or is_sealed(folder):
+    if folder.parent == WEIGHTS or (folder / CHECKSUMS).is_file():
         verify(folder)
     else:
         weights.check_lengths(folder)
@@ -86,7 +86,7 @@ def install(family: Path, folder: Path = EDIT) -> None:
 
     Who is killed meanwhile loses nothing (`folders.replaced`).
     """
-    with replaced(folder, is_sealed) as unfinished:
+    with replaced(folder) as unfinished:
         shutil.copytree(family, unfinished, dirs_exist_ok=True)
         unfinished.chmod(0o755)  # it may come from a temporary folder, which nobody else can read
         for path in unfinished.rglob("*.safetensors"):

@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -128,12 +127,7 @@ def train_and_tell(
     begin_with: Path | None,
     put_in_place: bool,
 ) -> None:
-    """`train_parts`, and say where it has come to; finished parts may replace the shipped ones.
-
-    Raises ValueError where the part edit should be compiled and there is no C++ compiler.
-    """
-    if "edit" in parts and (recipe.flow.compiled or recipe.vae.compiled or recipe.path.compiled) and not _compiler():
-        raise ValueError("there is no C++ compiler to compile the training with: install g++, or give --no-compile")
+    """`train_parts`, and say where it has come to; finished parts may replace the shipped ones."""
     course.report(f"training on {course.device.type}")
     try:
         made = train_parts(parts, work, recipe, course, threads, begin_with)
@@ -142,11 +136,6 @@ def train_and_tell(
         course.report(f"the minutes are over in {stopped}; the same command goes on from there{left}")
         return
     place(made, course.report, put_in_place)
-
-
-def _compiler() -> str | None:
-    """The C++ compiler that torch.compile calls on Linux."""
-    return shutil.which(os.environ.get("CXX", "g++"))
 
 
 def place(made: Mapping[str, Path], report: Report, put_in_place: bool) -> None:

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from darkroom.pocket.world.colours import COLOURS, NAMES, Pixels, nearest, rgb
 from darkroom.pocket.world.edges import edge_map
 from darkroom.pocket.world.edit import grown
 from darkroom.pocket.world.edits import Edit
-from darkroom.pocket.world.lettering import Lettering
+from darkroom.pocket.world.lettering import ADVANCE, LONGEST, Lettering
 from darkroom.pocket.world.portraits import PORTRAIT_EDITS
 from darkroom.pocket.world.scenes import Item
 from darkroom.pocket.world.shapes import SHAPES, coverage
@@ -37,8 +38,10 @@ EDGE_F1 = 0.8
 # What may be missing of an edge map, of hair, glasses or hat, as a share of the difference that they make: thin lines
 # come out soft.
 UNDRAWN = 0.5
-# The same of words: an old one may not stay half there.
-UNWRITTEN = 0.4
+# What of an old letter may be left where a new word leaves the paper bare, as a share of the letter.
+UNWIPED = 0.5
+# Fewer bare pixels of an old letter say nothing.
+_FEW = 24
 # What may be left to move in a followed frame, as a share of what had to move.
 UNMOVED = 0.4
 # What a mark decided is right as if words had said it.
@@ -140,10 +143,10 @@ def _is_edge_map(edit: Edit, result: Pixels) -> bool:
     return _mostly_made(edit, result) and edge_f1(found, wanted) >= EDGE_F1
 
 
-def _mostly_made(edit: Edit, result: Pixels, missing: float = UNDRAWN) -> bool:
-    """Where the edit changes something, at a soft look, less than `missing` of the change is missing."""
+def _mostly_made(edit: Edit, result: Pixels) -> bool:
+    """Where the edit changes something, at a soft look, the result is much nearer to the target than the source is."""
     made, left = _softly(edit, result)
-    return bool(left[edit.mask].mean() < missing * made[edit.mask].mean())
+    return bool(left[edit.mask].mean() < UNDRAWN * made[edit.mask].mean())
 
 
 def _softly(edit: Edit, result: Pixels) -> tuple[Pixels, Pixels]:
@@ -180,11 +183,24 @@ def edge_f1(found: Mask, wanted: Mask, tolerance: int = 2) -> float:
 
 
 def _says(edit: Edit, lettering: Lettering, result: Pixels) -> bool:
-    """The word is read back, its strongest ink has the colour that it should have, and what stood there is gone."""
+    """The word is read back, each letter's strongest ink has the colour that it should have, no old letter is left."""
     height, width = result.shape[:2]
-    strong = lettering.mask(width, height) > 0.99
-    same_ink = nearest(np.median(result[strong], axis=0)) == edit.colour
-    return same_ink and _mostly_made(edit, result, UNWRITTEN) and read(result, lettering) == lettering.word
+    inks = [result[letter.mask(width, height) > 0.99] for letter in lettering.letters()]
+    same_ink = all(nearest(np.median(ink, axis=0)) == edit.colour for ink in inks)
+    return same_ink and _is_wiped(edit, lettering, result) and read(result, lettering) == lettering.word
+
+
+def _is_wiped(edit: Edit, lettering: Lettering, result: Pixels) -> bool:
+    """Where an old letter stood and the new word, drifted or not, has no ink, most of it is gone: letter by letter."""
+    height, width = result.shape[:2]
+    made, left = (np.abs(picture - edit.target).mean(axis=-1) for picture in (edit.source, result))
+    bare = edit.mask & ~grown(lettering.mask(width, height) > 0, 3)
+    ends = np.rint(lettering.left + ADVANCE * lettering.size * np.arange(LONGEST + 1)).astype(int)
+    for begin, end in pairwise(ends):
+        part = bare[:, begin:end]
+        if part.sum() >= _FEW and left[:, begin:end][part].mean() >= UNWIPED * made[:, begin:end][part].mean():
+            return False
+    return True
 
 
 def _is_worn(edit: Edit, result: Pixels) -> bool:

@@ -16,6 +16,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.checkpoint import fill, keep, load_checkpoint
+from darkroom.pocket.stages.compiling import compiled
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.flow_loss import flow_loss, noise_levels
 from darkroom.pocket.stages.free_cores import beside_others
@@ -134,7 +135,7 @@ class Learner:
         }
         self.optimizers = make_optimizers(self.trained, recipe)
         self.average = Average(self.trained, recipe.average)
-        self.velocity: Velocity = torch.compile(velocity) if recipe.compiled else velocity
+        self.velocity: Velocity = compiled(velocity, self.device) if recipe.compiled else velocity
 
     def keep(self, checkpoint: Path, step: int) -> None:
         keep(checkpoint, step, self.trained, self.optimizers, average=self.average.values)

@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
 
 from darkroom.pocket.stages.checkpoint import keep, resume
+from darkroom.pocket.stages.compiling import compiled
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.flow_loss import flow_loss, noise_levels
 from darkroom.pocket.stages.flow_stage import FlowRecipe
@@ -118,7 +119,7 @@ class _Walker:
         self.trained = {f"transformer.{name}": parameter for name, parameter in transformer.named_parameters()}
         rates = replace(flow, matrix_lr=recipe.matrix_lr, vector_lr=recipe.vector_lr)
         self.optimizers = make_optimizers(self.trained, rates)
-        self._velocity = torch.compile(velocity) if recipe.compiled else velocity
+        self._velocity = compiled(velocity, transformer.device) if recipe.compiled else velocity
 
     def step(self, number: int) -> float:
         """One step of the optimizers; returns the loss."""

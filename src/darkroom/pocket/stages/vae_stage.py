@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from darkroom.models.single_frame import absorb, single_frame
 from darkroom.pocket.stages.checkpoint import keep, resume
+from darkroom.pocket.stages.compiling import compiled
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.muon import Muon
 from darkroom.pocket.stages.schedule import warm_then_linear
@@ -90,7 +91,7 @@ def _fit(
 ) -> list[float]:
     """Train `lean` in place, from `checkpoint` on where it exists; returns the loss of this call's steps."""
     optimizers = _optimizers(lean, recipe)
-    round_trip = torch.compile(_round_trip, dynamic=False) if recipe.compiled else _round_trip
+    round_trip = compiled(_round_trip, course.device, dynamic=False) if recipe.compiled else _round_trip
     losses: list[float] = []
 
     def kept(done: int) -> None:

@@ -1,6 +1,8 @@
 """Words in a fixed-width font, known to the pixel: what is written, what reads it back."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -42,6 +44,11 @@ class Lettering:
     def left(self) -> float:
         """Where the first letter begins."""
         return self.x - self.width / 2
+
+    def letters(self) -> list[Lettering]:
+        """Each letter in its place, as a word of its own."""
+        places = self.left + ADVANCE * self.size * (np.arange(len(self.word)) + 0.5)
+        return [replace(self, word=letter, x=float(x)) for letter, x in zip(self.word, places, strict=True)]
 
     def mask(self, width: int, height: int) -> Pixels:
         """[height, width] in [0, 1]: how much of each pixel the letters cover."""

@@ -14,7 +14,7 @@ from darkroom.pocket.world.lettering import ADVANCE, LONGEST, Lettering, some_wo
 from darkroom.pocket.world.phrases import phrase
 from darkroom.pocket.world.scenes import Scene, draw_scene
 
-# Side of a cell in pixels: a letter's width, whatever the picture's size.
+# A letter's width: the side of a cell in pictures of the area at which the family edits, 128 × 128.
 _CELL = 16
 _FONT_SIZE = _CELL / ADVANCE
 # Of a field, in cells.
@@ -44,9 +44,9 @@ class _Page:
 
 
 def draw_writing(rng: np.random.Generator, width: int = 128, height: int = 128) -> Edit:
-    """Write a word where there is none: in the middle of the plate, or of the picture where there is no plate.
+    """Write a word where there is none: from the left end of the plate, or of a field in the middle of the picture.
 
-    Black on light paper, white on dark.
+    Black on light paper, white on dark. Raises ValueError for pictures of less than 96 × 64 pixels, which have no room.
     """
     page = _page(rng, width, height)
     ink = "black" if page.paper.mean() > 0.5 else "white"
@@ -78,8 +78,10 @@ def _inked(picture: Pixels, lettering: Lettering, ink: str) -> Pixels:
 
 def _page(rng: np.random.Generator, width: int, height: int) -> _Page:
     """A scene whose shapes leave room for a word: on a plate anywhere, or in the middle of half of the calm grounds."""
-    scene = draw_scene(rng, width, height)
     columns, rows = width // _CELL - _COLUMNS, height // _CELL - _ROWS
+    if columns < 2 or rows < 2:
+        raise ValueError(f"a picture of {width} x {height} pixels has no room for a word; take at least 96 x 64")
+    scene = draw_scene(rng, width, height)
     calm = scene.ground.std(axis=(0, 1)).mean() <= _CALM
     on_plate = not calm or rng.random() < 0.5
     column, row = columns // 2, rows // 2
