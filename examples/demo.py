@@ -1,4 +1,4 @@
-"""`make demo`: a real photo and a drawn scene edited through the local endpoint with the pocket model.
+"""`make demo`: a real photo and two drawn scenes edited through the local endpoint with the pocket model.
 
 The whole path that a deployment takes: HTTP submission, queue, a worker process under the RunPod SDK, the engine,
 the store, a link, a verified download. Prints where the before/after picture is.
@@ -35,6 +35,7 @@ class Show:
 SHOWS = (
     Show(ROOT / "examples" / "photo.jpg", "make it black and white"),
     Show(ROOT / "examples" / "scene.png", "remove the ring"),
+    Show(ROOT / "examples" / "sign.png", 'write "OPEN"'),
 )
 
 

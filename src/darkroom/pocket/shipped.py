@@ -34,13 +34,14 @@ TAUGHT = (
     "hair",
     "glasses",
     "hat",
+    "write",
 )
 
 # They have met these as well: dots they read where these are large, or through the bridge; of the others they make
 # smudges too often.
 MET = (
     *TAUGHT,
-    *("edges", "follow people"),
+    *("edges", "follow people", "reword"),
     *("dot", "dot background", "dot move"),
 )
 
