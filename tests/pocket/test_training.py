@@ -561,10 +561,11 @@ def test_notes_are_whole_or_the_old_ones_and_a_damaged_one_is_named(
 def test_a_folder_that_is_older_than_a_setting_is_refused_by_its_name(tmp_path: Path) -> None:
     settings = settings_of("edit", RECIPES["smoke"])
     older = {name: value for name, value in settings.items() if name != "flow.spelling"}
-    (tmp_path / BEGUN).write_text(json.dumps({"edit": older}))
+    noted = json.dumps({"edit": older})
+    (tmp_path / BEGUN).write_text(noted)
     with pytest.raises(OtherRecipe, match=r"flow\.spelling nothing, not 0\.15;.*take another --work"):
         keep_to(tmp_path, "edit", settings)
-    assert json.loads((tmp_path / BEGUN).read_text()) == {"edit": older}
+    assert (tmp_path / BEGUN).read_text() == noted
 
 
 def test_every_setting_of_a_recipe_can_be_given_by_its_name() -> None:
@@ -752,7 +753,7 @@ def test_exporting_takes_no_orders_for_a_training(tmp_path: Path) -> None:
         (["--minutes", "0"], "--minutes: 0 is no time"),
         (["--minutes", "nan"], "--minutes: nan is no time"),
         (["--device", "tpu"], "--device.*tpu: not one of cpu, cuda"),
-        (["--recipe", "fast"], "--recipe.*fast: not one of cpu, gpu, smoke"),
+        (["--recipe", "fast"], "--recipe.*fast: not one of cpu, long, gpu, smoke"),
         (["--part", "ears"], "--part.*ears: not one of edit"),
         (["--kind", "juggle"], "--kind.*juggle: not one of recolour"),
         (["--set", "flow.speed=2"], "--set: 'flow.speed' is no setting of a recipe"),
