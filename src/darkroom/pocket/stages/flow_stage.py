@@ -23,7 +23,7 @@ from darkroom.pocket.stages.free_cores import beside_others
 from darkroom.pocket.stages.lean_transformer import prepare, restore, velocity
 from darkroom.pocket.stages.lesson import Lesson, draw_lesson
 from darkroom.pocket.stages.optimizers import make_optimizers, set_rates
-from darkroom.pocket.stages.pairs import UNKNOWN
+from darkroom.pocket.stages.pairs import UNKNOWN, Pairs
 from darkroom.pocket.stages.schedule import trapezoid
 from darkroom.pocket.stages.truth import NO_LETTER, NO_SHAPE
 from darkroom.pocket.stages.walks import Batch, Velocity
@@ -190,25 +190,17 @@ def _step(learner: Learner, lessons: Sequence[Lesson], step: int) -> float:
     recipe, device = learner.recipe, learner.device
     rng = np.random.default_rng((recipe.seed, 4, step))
     lesson = draw_lesson(rng, lessons)
-    pairs = lesson.pairs
     chosen, ids = lesson.choose(rng, lesson.size(recipe.batch), recipe.blank)
     batch = Batch(learner.text_encoder, lesson, chosen, ids, learner.velocity)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    noise, cells = batch.noise(generator), pairs.target.shape[1]
+    noise = batch.noise(generator)
     sigma = noise_levels(len(noise), recipe.shift, recipe.blind_from, generator).to(device)
     look = batch.look(learner.transformer, earlier_form=rng.random() < recipe.earlier_form)
     found, hidden = look(torch.lerp(batch.target, noise, sigma[:, None, None]), sigma)
     errors = (found - (noise - batch.target)).pow(2).mean(dim=-1)
     loss = flow_loss(errors, batch.changed, sigma, recipe)
-    if pairs.references:
-        named = learner.namer(hidden[_NAMED_AFTER - 1][:, cells:])
-        loss = loss + recipe.naming * naming_loss(named, pairs.named[chosen].to(device), NO_SHAPE)
-        if ids[0].tolist() != lesson.blank:
-            pointed = learner.pointer(hidden[_POINTED_AFTER - 1], cells)
-            wanted = batch.changed_shares[:, None].expand_as(pointed)
-            loss = loss + recipe.pointing * functional.binary_cross_entropy_with_logits(pointed, wanted)
-            spelled = learner.speller(hidden[_SPELLED_AFTER - 1][:, :cells])
-            loss = loss + recipe.spelling * naming_loss(spelled, pairs.written[chosen].to(device), NO_LETTER)
+    if lesson.pairs.references:
+        loss = loss + _reading_loss(learner, lesson.pairs, batch, chosen, hidden, ids[0].tolist() != lesson.blank)
     loss.backward()
     factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
     set_rates(learner.optimizers, factor)
@@ -217,6 +209,22 @@ def _step(learner: Learner, lessons: Sequence[Lesson], step: int) -> float:
         optimizer.zero_grad()
     learner.average.update(learner.trained, step)
     return float(loss.detach())
+
+
+def _reading_loss(
+    learner: Learner, pairs: Pairs, batch: Batch, chosen: Tensor, hidden: Sequence[Tensor], asked: bool
+) -> Tensor:
+    """What the cells' hidden states after each block do not say yet; where nothing is `asked` only what is named."""
+    recipe, cells = learner.recipe, batch.target.shape[1]
+    named, written = (part[chosen].to(learner.device) for part in (pairs.named, pairs.written))
+    loss = recipe.naming * naming_loss(learner.namer(hidden[_NAMED_AFTER - 1][:, cells:]), named, NO_SHAPE)
+    if not asked:
+        return loss
+    pointed = learner.pointer(hidden[_POINTED_AFTER - 1], cells)
+    wanted = batch.changed_shares[:, None].expand_as(pointed)
+    loss = loss + recipe.pointing * functional.binary_cross_entropy_with_logits(pointed, wanted)
+    spelled = learner.speller(hidden[_SPELLED_AFTER - 1][:, :cells])
+    return loss + recipe.spelling * naming_loss(spelled, written, NO_LETTER)
 
 
 def naming_loss(logits: Tensor, named: Tensor, nothing: int) -> Tensor:
