@@ -39,11 +39,11 @@ def keep_to(work: Path, part: str, settings: Mapping[str, Any]) -> None:
 
 
 def keep_all(work: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-    """Note in `work` what parts are trained with, where that is not noted yet, or not of a stage that came later.
+    """Note in `work` what parts are trained with, where that is not noted yet.
 
     Raises OtherRecipe, which says what differs, where one was begun with something else; then nothing is noted.
     """
-    noted = _noted(work)
+    noted: dict[str, dict[str, Any]] = load_note(work / BEGUN) or {}
     asked: dict[str, dict[str, Any]] = json.loads(json.dumps(wanted))
     for part, settings in asked.items():
         _check(work / BEGUN, part, noted.get(part, settings), settings)
@@ -58,10 +58,6 @@ def _check(path: Path, part: str, begun: Mapping[str, Any], wanted: Mapping[str,
             f"{path}: {part} was begun with {told}; go on with the same --recipe, which the device chooses"
             " where none is named, and the same other options, or take another --work"
         )
-
-
-def _noted(work: Path) -> dict[str, dict[str, Any]]:
-    return load_note(work / BEGUN) or {}
 
 
 def _said(settings: Mapping[str, Any], name: str) -> str:
