@@ -69,7 +69,7 @@ def train(
     compiled: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="By default as the recipe says.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=0, help="0 takes what other processes leave free.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="0 takes all, or half of them while others are busy.")] = 0,
     export: Annotated[bool, typer.Option("--export", help="Only write what the checkpoints hold so far.")] = False,
     install: Annotated[bool, typer.Option("--install", help="Put the result in the shipped weights' place.")] = False,
 ) -> None:

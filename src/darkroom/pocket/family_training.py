@@ -43,7 +43,7 @@ def train_family(work: Path, recipe: Recipe, course: Course, threads: int = 0, b
     `begin_with` is a family whose training goes on, with fresh optimizers, where `work` holds no checkpoint: its VAE
     and sight stay, its transformer and text encoder learn further, perhaps other kinds of edits.
     The same recipe gives the same weights on the same machine and number of threads, interrupted or not. With
-    `threads` 0 flow and path take the cores that other processes leave free, and sums round differently each time.
+    `threads` 0 flow and path take all cores, half of them while others are busy, and sums round differently each time.
     Raises OutOfTime when the course's minutes are over, OtherRecipe where `work` was begun with another family or none.
     """
     if begin_with is None and finished(work, "path", recipe.path.steps):
@@ -235,7 +235,8 @@ def examples(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe:
         path = work / f"{name}_{number}_{draws}_{VERSION}_{encoders}.pt"
         if not path.exists():
             course.begin(path.stem, draws)
-        shards.append(load_or_make(path, pipeline, partial(draw_rendered, name, number), draws, course))
+        draw = partial(draw_rendered, name, number)
+        shards.append(load_or_make(path, pipeline, draw, draws, course, compiles=recipe.vae.compiled))
         course.report(f"{name}: shard {len(shards)} of {count}, {len(shards[-1])} examples")
     return Lesson.of(join(shards), pipeline.tokenizer, recipe.times)
 

@@ -16,17 +16,16 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.checkpoint import fill, keep, load_checkpoint
-from darkroom.pocket.stages.compiling import compiled
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.flow_loss import flow_loss, noise_levels
 from darkroom.pocket.stages.free_cores import beside_others
-from darkroom.pocket.stages.lean_transformer import prepare, restore, velocity
+from darkroom.pocket.stages.lean_transformer import Velocity, compiled_velocity, prepare, restore, velocity
 from darkroom.pocket.stages.lesson import Lesson, draw_lesson
 from darkroom.pocket.stages.optimizers import make_optimizers, set_rates
 from darkroom.pocket.stages.pairs import UNKNOWN, Pairs
 from darkroom.pocket.stages.schedule import trapezoid
 from darkroom.pocket.stages.truth import NO_LETTER, NO_SHAPE
-from darkroom.pocket.stages.walks import Batch, Velocity
+from darkroom.pocket.stages.walks import Batch
 
 # After which block the cells must know what shape they show, after which whether the edit changes them, and after which
 # what letter they will show.
@@ -135,7 +134,7 @@ class Learner:
         }
         self.optimizers = make_optimizers(self.trained, recipe)
         self.average = Average(self.trained, recipe.average)
-        self.velocity: Velocity = compiled(velocity, self.device) if recipe.compiled else velocity
+        self.velocity: Velocity = compiled_velocity(self.device) if recipe.compiled else velocity
 
     def keep(self, checkpoint: Path, step: int) -> None:
         keep(checkpoint, step, self.trained, self.optimizers, average=self.average.values)
@@ -164,7 +163,7 @@ def train_flow(
 
     Each of `lessons` holds edits of one size and number of references; a batch comes from one of them.
     Continues from `checkpoint` where it exists. `until_step` ends this call early, with a checkpoint, as a kill would.
-    `yielding` lets the number of threads follow what other processes leave free; the sums then round differently.
+    `yielding` lets the number of threads follow what other processes do (`beside_others`); sums then round differently.
     """
     prepare(transformer)
     losses: list[float] = []

@@ -41,12 +41,15 @@ class FreeCores:
 
 
 def beside_others(steps: Iterator[int]) -> Iterator[int]:
-    """The same steps, while torch takes as many threads as other processes leave free; afterwards as many as before."""
-    free, before = FreeCores(), torch.get_num_threads()
+    """The same steps, while torch takes all cores, or half of them while others are busy; afterwards what it had.
+
+    Two numbers and no more: for each, what is compiled is compiled anew.
+    """
+    free, before, cores = FreeCores(), torch.get_num_threads(), os.cpu_count() or 1
     try:
         for step in steps:
             if step % _EVERY == _EVERY - 1:
-                torch.set_num_threads(free())
+                torch.set_num_threads(cores if free() >= cores else max(1, cores // 2))
             yield step
     finally:
         torch.set_num_threads(before)

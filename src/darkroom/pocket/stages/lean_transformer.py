@@ -4,13 +4,21 @@ Diffusers rotates queries and keys as complex numbers, which no compiler fuses a
 same rotation is written with cosines and sines. Equal to the model's own forward up to rounding, as a test shows.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers import QwenImageTransformer2DModel
-from torch import Tensor
+from torch import Tensor, nn
+
+from darkroom.pocket.stages.compiling import compiled
 
 Rotary = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+ThroughBlock = Callable[[nn.Module, Tensor, Tensor, Tensor, Rotary, int], tuple[Tensor, Tensor]]
+"""As `through_block`."""
+Velocity = Callable[[QwenImageTransformer2DModel, Tensor, Tensor, Tensor, Tensor, Rotary], tuple[Tensor, list[Tensor]]]
+"""As `velocity`."""
 
 
 class RealRotaryAttention:
@@ -51,8 +59,10 @@ class RealRotaryAttention:
 
 def prepare(model: QwenImageTransformer2DModel) -> None:
     """Give every block the real-valued attention; `restore` gives diffusers' back."""
+    # One for all blocks: what is compiled of one then serves the others.
+    attention = RealRotaryAttention()
     for block in model.transformer_blocks:
-        block.attn.processor = RealRotaryAttention()
+        block.attn.processor = attention
         block._modulate = _modulate
 
 
@@ -72,6 +82,14 @@ def rotary(model: QwenImageTransformer2DModel, grids: list[tuple[int, int]], wor
     return (image.real.contiguous(), image.imag.contiguous()), (text.real.contiguous(), text.imag.contiguous())
 
 
+def through_block(
+    block: nn.Module, text: Tensor, image: Tensor, time: Tensor, turns: Rotary, cells: int
+) -> tuple[Tensor, Tensor]:
+    """Text and image after one of the transformer's blocks; the image's first `cells` tokens are noisy."""
+    after: tuple[Tensor, Tensor] = block(image, text, None, time, turns, None, cells)
+    return after
+
+
 def velocity(
     model: QwenImageTransformer2DModel,
     noisy: Tensor,
@@ -79,6 +97,7 @@ def velocity(
     words: Tensor,
     sigmas: Tensor,
     turns: Rotary,
+    through: ThroughBlock = through_block,
 ) -> tuple[Tensor, list[Tensor]]:
     """[B, N, 64] for noisy cells [B, N, 64], reference cells [B, M, 64], words [B, L, width], sigmas [2, B].
 
@@ -86,7 +105,7 @@ def velocity(
     row in 2509's.
 
     Beside it the cells' hidden states [B, N + M, width] after each block, for what training asks of them.
-    `model` must have gone through `prepare`.
+    `model` must have gone through `prepare`. `through`: `through_block`, or compiled.
     """
     batch, cells = noisy.shape[:2]
     image = model.img_in(torch.cat([noisy, reference], dim=1))
@@ -94,10 +113,15 @@ def velocity(
     time = model.time_text_embed(sigmas.flatten(), image)
     hidden = []
     for block in model.transformer_blocks:
-        text, image = block(image, text, None, time, turns, None, cells)
+        text, image = through(block, text, image, time, turns, cells)
         hidden.append(image)
     out: Tensor = model.proj_out(model.norm_out(image[:, :cells], time[:batch]))
     return out, hidden
+
+
+def compiled_velocity(device: torch.device) -> Velocity:
+    """`velocity` with one block compiled, which serves all blocks, sizes of pictures and lengths of prompts."""
+    return partial(velocity, through=compiled(through_block, device, dynamic=True))
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -10,21 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLQwenImage, QwenImageEditPlusPipeline
+from diffusers import QwenImageEditPlusPipeline
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from darkroom.models.single_frame import single_frame
+from darkroom.pocket.stages.cells import Bytes, Encoder
 from darkroom.pocket.stages.checkpoint import load_checkpoint, save_checkpoint
 from darkroom.pocket.stages.course import Course, OutOfTime
 from darkroom.pocket.stages.drawing import Example, draw_one
 from darkroom.pocket.stages.sight_stage import see_bytes
 from darkroom.pocket.stages.truth import letter_cells, shape_cells
 from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX, IMAGE_PREFIX
-from darkroom.pocket.world.colours import Pixels
 
-Bytes = NDArray[np.uint8]
 _NOTHING: Bytes = np.zeros((0, 0, 0, 3), dtype=np.uint8)
 
 # One cell of the transformer: 2 × 2 latents, 16 × 16 pixels.
@@ -132,9 +130,16 @@ def encoders_digest(pipeline: QwenImageEditPlusPipeline) -> str:
 
 
 def load_or_make(
-    path: Path, pipeline: QwenImageEditPlusPipeline, draw: Callable[[int], list[Rendered]], count: int, course: Course
+    path: Path,
+    pipeline: QwenImageEditPlusPipeline,
+    draw: Callable[[int], list[Rendered]],
+    count: int,
+    course: Course,
+    compiles: bool = False,
 ) -> Pairs:
     """One shard, draws 0 to `count` - 1, from the file where it was made before; `pipeline` brings VAE and sight.
+
+    `compiles`: as for `Encoder`.
 
     What OutOfTime interrupts is kept beside it, and the next call goes on from there.
     """
@@ -142,7 +147,9 @@ def load_or_make(
         begun = path.with_name(f"{path.stem}_begun.pt")
         state = load_checkpoint(begun) or {"draw": 0, "skip": 0, "parts": []}
         parts = [Pairs(**part) for part in state["parts"]]
-        for last, encoded, part in _encoded(pipeline, draw, range(state["draw"], count), state["skip"], course):
+        encoder = Encoder(pipeline.vae, course.device, compiles)
+        drawing = _encoded(pipeline, encoder, draw, range(state["draw"], count), state["skip"], course)
+        for last, encoded, part in drawing:
             parts.append(part)
             if course.moved(path.stem, last + 1, count):
                 save_checkpoint(begun, {"draw": last, "skip": encoded, "parts": [vars(join(parts))]})
@@ -154,12 +161,15 @@ def load_or_make(
 
 def encode_all(pipeline: QwenImageEditPlusPipeline, examples: Iterable[Example]) -> Pairs:
     """Encode `examples`, all of one size and number of pictures."""
-    rendered = [[Rendered.of(example)] for example in examples]
-    return join([part for *_, part in _encoded(pipeline, rendered.__getitem__, range(len(rendered)), 0, Course())])
+    rendered, course = [[Rendered.of(example)] for example in examples], Course()
+    encoder = Encoder(pipeline.vae, course.device)
+    drawing = _encoded(pipeline, encoder, rendered.__getitem__, range(len(rendered)), 0, course)
+    return join([part for *_, part in drawing])
 
 
 def _encoded(
     pipeline: QwenImageEditPlusPipeline,
+    encoder: Encoder,
     draw: Callable[[int], list[Rendered]],
     draws: range,
     skip: int,
@@ -172,25 +182,22 @@ def _encoded(
     """
     drawn = zip(draws, course.drawn(draw, draws), strict=True)
     examples = ((number, example) for number, group in drawn for example in group)
-    lean = single_frame(pipeline.vae).to(course.device)
     with course.at(pipeline.text_encoder.model.visual):
         for batch in _batched(islice(examples, skip, None), at_once):
             last = batch[-1][0]
-            part = _encode_batch(pipeline, lean, [example for _, example in batch])
+            part = _encode_batch(pipeline, encoder, [example for _, example in batch])
             yield last, sum(number == last for number, _ in batch), part
 
 
-def _encode_batch(
-    pipeline: QwenImageEditPlusPipeline, lean: AutoencoderKLQwenImage, examples: Sequence[Rendered]
-) -> Pairs:
+def _encode_batch(pipeline: QwenImageEditPlusPipeline, encoder: Encoder, examples: Sequence[Rendered]) -> Pairs:
     references = len(examples[0].sources)
     rows, columns = (side // CELL for side in examples[0].target.shape[1:3])
     grids = [(rows // 2, columns // 2)] * references
-    target = _encode_bytes(lean, np.concatenate([example.target for example in examples]))
+    sources = [example.sources for example in examples if references]
+    encoded = encoder(np.concatenate([*(example.target for example in examples), *sources]))
+    target, source = encoded[: len(examples)], encoded[len(examples) :]
     seen = torch.zeros(len(examples), 0, pipeline.text_encoder.config.vision_config.out_hidden_size).half()
-    source = target[:, :0]
     if references:
-        source = _encode_bytes(lean, np.concatenate([example.sources for example in examples]))
         with torch.no_grad():
             looked = [picture for example in examples for picture in example.looked]
             seen = see_bytes(pipeline.text_encoder, pipeline.processor, looked).half().cpu()
@@ -244,27 +251,6 @@ def join(parts: list[Pairs]) -> Pairs:
         prompts=[prompt for part in parts for prompt in part.prompts],
         kinds=[kind for part in parts for kind in part.kinds],
     )
-
-
-def encode(lean: AutoencoderKLQwenImage, images: list[Pixels]) -> Tensor:
-    """[N, cells, 64] float16: the pictures' latents, normalised by the config and packed 2 × 2 as diffusers does."""
-    return _encode_bytes(lean, np.stack([np.round(image * 255).astype(np.uint8) for image in images]))
-
-
-def _encode_bytes(lean: AutoencoderKLQwenImage, images: Bytes) -> Tensor:
-    pixels = torch.from_numpy(images).to(lean.device).permute(0, 3, 1, 2)
-    with torch.no_grad(), torch.autocast(lean.device.type, torch.bfloat16):
-        moments = lean.quant_conv(lean.encoder((pixels.float() / 127.5 - 1)[:, :, None]))
-    mean = torch.tensor(lean.config.latents_mean).view(1, -1, 1, 1)
-    std = torch.tensor(lean.config.latents_std).view(1, -1, 1, 1)
-    return pack((moments[:, : mean.shape[1], 0].float().cpu() - mean) / std).half()
-
-
-def pack(latents: Tensor) -> Tensor:
-    """[B, C, H, W] → [B, H/2 · W/2, 4C], as QwenImageEditPlusPipeline packs."""
-    batch, channels, height, width = latents.shape
-    cells = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
-    return cells.reshape(batch, (height // 2) * (width // 2), channels * 4)
 
 
 def _changed_cells(changed: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Tensor:

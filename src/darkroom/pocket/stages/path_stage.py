@@ -24,12 +24,11 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
 
 from darkroom.pocket.stages.checkpoint import keep, resume
-from darkroom.pocket.stages.compiling import compiled
 from darkroom.pocket.stages.course import Course
 from darkroom.pocket.stages.flow_loss import flow_loss, noise_levels
 from darkroom.pocket.stages.flow_stage import FlowRecipe
 from darkroom.pocket.stages.free_cores import beside_others
-from darkroom.pocket.stages.lean_transformer import prepare, restore, velocity
+from darkroom.pocket.stages.lean_transformer import compiled_velocity, prepare, restore, velocity
 from darkroom.pocket.stages.lesson import Lesson, draw_lesson
 from darkroom.pocket.stages.optimizers import make_optimizers, set_rates
 from darkroom.pocket.stages.schedule import warm_then_linear
@@ -43,7 +42,8 @@ class PathRecipe:
 
     counts: of steps in a walk, one of them by chance. learns: at how many of a walk's steps it learns, the others only
     lead there. open: kinds of edits that leave a choice, here of a place; they are not walked. compiled: off, since
-    compiling its many shapes takes longer than it saves on a CPU. What is not here is as in the flow stage's recipe.
+    on a CPU compiling it with and without gradients takes about as long as it saves. What is not here is as in the flow
+    stage's recipe.
     """
 
     steps: PositiveInt = 1200
@@ -119,7 +119,7 @@ class _Walker:
         self.trained = {f"transformer.{name}": parameter for name, parameter in transformer.named_parameters()}
         rates = replace(flow, matrix_lr=recipe.matrix_lr, vector_lr=recipe.vector_lr)
         self.optimizers = make_optimizers(self.trained, rates)
-        self._velocity = compiled(velocity, transformer.device) if recipe.compiled else velocity
+        self._velocity = compiled_velocity(transformer.device) if recipe.compiled else velocity
 
     def step(self, number: int) -> float:
         """One step of the optimizers; returns the loss."""

@@ -9,12 +9,10 @@ from diffusers import QwenImageTransformer2DModel as Transformer
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
 
-from darkroom.pocket.stages.lean_transformer import Rotary, rotary, velocity
+from darkroom.pocket.stages.lean_transformer import Velocity, rotary, velocity
 from darkroom.pocket.stages.lesson import Lesson
 from darkroom.pocket.stages.prompts import embed, positions
 
-Velocity = Callable[[Transformer, Tensor, Tensor, Tensor, Tensor, Rotary], tuple[Tensor, list[Tensor]]]
-"""As `lean_transformer.velocity`."""
 Look = Callable[[Tensor, float | Tensor], tuple[Tensor, list[Tensor]]]
 """(x [B, N, 64], sigma, one or [B]) -> velocity [B, N, 64] in float32, hidden states after each block."""
 Walk = Callable[[Tensor, float | Tensor], Tensor]
