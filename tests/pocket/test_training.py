@@ -303,6 +303,36 @@ def test_cells_know_the_letters_that_are_written_in_them() -> None:
     assert all((written_cells(example) == UNKNOWN).all() for example in draw_set("pairs", 3, 4))
 
 
+def test_few_kinds_are_taught_alone_at_first(tmp_path: Path, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = replace(pairs, kinds=["inverted", "turn"] * 8)
+    seen: list[set[str]] = []
+
+    class Noted(Batch):
+        def __init__(self, text_encoder: Any, lesson: Lesson, chosen: Tensor, *rest: Any) -> None:
+            seen.append({lesson.pairs.kinds[row] for row in chosen.tolist()})
+            super().__init__(text_encoder, lesson, chosen, *rest)
+
+    monkeypatch.setattr(flow_stage, "Batch", Noted)
+
+    def kinds_of(first: tuple[str, ...], *stops: int) -> list[set[str]]:
+        seen.clear()
+        pipeline = family()
+        models = (pipeline.transformer, pipeline.text_encoder)
+        lesson = Lesson.of(mixed, pipeline.tokenizer)
+        recipe = replace(FLOW, batch=16, alone=0.5, first=first)
+        file = tmp_path / f"{first[0]}_{len(stops)}.pt"
+        for stop in stops:
+            train_flow(*models, [lesson], recipe, file, Course(), until_step=stop)
+        return list(seen)
+
+    both = {"inverted", "turn"}
+    assert kinds_of(("inverted",), 4) == [{"inverted"}] * 2 + [both] * 2
+    # A stop in between changes nothing.
+    assert kinds_of(("inverted",), 1, 3, 4) == [{"inverted"}] * 2 + [both] * 2
+    # Where none of them is among the examples, all are taught.
+    assert kinds_of(("sepia",), 4) == [both] * 4
+
+
 def test_what_a_word_is_spelled_by_is_asked_of_words_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, float]] = []
 

@@ -1,6 +1,7 @@
 """The family that edits and draws, by the stages VAE, sight, pairs, flow and path."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,6 +59,8 @@ def train_family(work: Path, recipe: Recipe, course: Course, threads: int = 0, b
         pipeline = assemble()
     if begin_with is not None:
         pipeline = _adopt(begin_with, work)
+        # Few kinds alone are for a transformer that knows none.
+        recipe = replace(recipe, flow=replace(recipe.flow, alone=0.0))
     else:
         _vae(pipeline, work, recipe, course)
         _sight(pipeline, work, recipe, course)

@@ -1,7 +1,7 @@
 """Stage 3: transformer and text encoder learn together to edit, by flow matching on cached latents."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +26,7 @@ from darkroom.pocket.stages.pairs import UNKNOWN, Pairs
 from darkroom.pocket.stages.schedule import trapezoid
 from darkroom.pocket.stages.truth import NO_LETTER, NO_SHAPE
 from darkroom.pocket.stages.walks import Batch
+from darkroom.pocket.world.tones import TONES
 
 # After which block the cells must know what shape they show, after which whether the edit changes them, and after which
 # what letter they will show.
@@ -68,6 +69,10 @@ class FlowRecipe:
     naming: NonNegativeFloat = 0.15
     # Weight of the loss of spelling: halfway through the blocks each noisy cell must know which letter it will show.
     spelling: NonNegativeFloat = 0.15
+    # Share of the run, at its beginning, in which only kinds of edits named `first` are taught: all others need what
+    # they teach of words, colours and cells, and among all others it is learned several times more slowly.
+    alone: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    first: tuple[str, ...] = ("recolour", "background", "remove", *TONES)
     average: Annotated[float, Field(ge=0, lt=1)] = 0.999
     # Whether the text encoder's language model learns beside the transformer; where not, it stays as it is.
     train_text: bool = True
@@ -168,6 +173,7 @@ def train_flow(
     prepare(transformer)
     losses: list[float] = []
     begun = time.monotonic()
+    beginning = _of_kinds(lessons, recipe.first)
     with course.at(transformer, text_encoder):
         learner = Learner(transformer, text_encoder, recipe)
 
@@ -179,10 +185,16 @@ def train_flow(
 
         steps = course.steps("flow", learner.resume(checkpoint), recipe.steps, kept, until_step)
         for step in beside_others(steps) if yielding else steps:
-            losses.append(_step(learner, lessons, step))
+            losses.append(_step(learner, beginning if step < recipe.alone * recipe.steps else lessons, step))
         learner.average.write(learner.trained)
     restore(transformer)
     return losses
+
+
+def _of_kinds(lessons: Sequence[Lesson], kinds: Collection[str]) -> Sequence[Lesson]:
+    """What of `lessons` is of `kinds`; all of it where nothing is."""
+    rows = {lesson: [row for row in lesson.rows if lesson.pairs.kinds[row] in kinds] for lesson in lessons}
+    return [lesson.part(chosen) for lesson, chosen in rows.items() if chosen] or lessons
 
 
 def _step(learner: Learner, lessons: Sequence[Lesson], step: int) -> float:
