@@ -44,7 +44,8 @@ def pictures(count: int) -> cells.Bytes:
 
 
 def test_equal_pictures_are_encoded_once_and_stay_in_order(vae: AutoencoderKLQwenImage, sizes: list[int]) -> None:
-    one, other, third = pictures(3)
+    one, third = pictures(2)
+    other = np.full_like(one, 255)
     encoder = Encoder(vae, CPU)
     found = encoder(np.stack([one, other, one, third, other]))
     assert sizes == [3]
@@ -52,7 +53,7 @@ def test_equal_pictures_are_encoded_once_and_stay_in_order(vae: AutoencoderKLQwe
     # In bfloat16 a convolution rounds by the number of pictures beside it.
     torch.testing.assert_close(found, alone, atol=0.02, rtol=0)
     assert torch.equal(found[[0, 1]], found[[2, 4]])
-    assert (found[0] - found[1]).abs().max() > 0.1
+    assert (found[0] - found[1]).abs().max() > 0.05
 
 
 def test_compiled_code_meets_one_number_of_pictures(vae: AutoencoderKLQwenImage, sizes: list[int]) -> None:
