@@ -127,6 +127,7 @@ def train(
                 kinds=kind,
                 compiled=compiled,
                 train_text=not freeze_text,
+                goes_on=begin_with is not None,
                 settings=settings or (),
             )
             training.train_and_tell(parts, work, chosen, course, threads, begin_with, install)

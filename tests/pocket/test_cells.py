@@ -60,7 +60,7 @@ def test_compiled_code_meets_one_number_of_pictures(vae: AutoencoderKLQwenImage,
     images = pictures(30)
     expected = Encoder(vae, CPU)(images)
     assert sizes == [24, 6]
-    assert torch.equal(Encoder(vae, CPU, compiles=True)(images), expected)
+    torch.testing.assert_close(Encoder(vae, CPU, compiles=True)(images), expected, atol=0.02, rtol=0)
     assert sizes[2:] == [24, 24]
     assert expected.shape == (30, 4, 64)
     assert expected.dtype == torch.float16

@@ -1,7 +1,6 @@
 """The family that edits and draws, by the stages VAE, sight, pairs, flow and path."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,13 +58,11 @@ def train_family(work: Path, recipe: Recipe, course: Course, threads: int = 0, b
         pipeline = assemble()
     if begin_with is not None:
         pipeline = _adopt(begin_with, work)
-        # Few kinds alone are for a transformer that knows none.
-        recipe = replace(recipe, flow=replace(recipe.flow, alone=0.0))
     else:
         _vae(pipeline, work, recipe, course)
         _sight(pipeline, work, recipe, course)
         start_transformer(pipeline.transformer)
-    lessons = [examples(pipeline, name, work, recipe, course) for name in recipe.shards]
+    lessons = [examples(pipeline, name, work, recipe, course, recipe.vae.compiled) for name in recipe.shards]
     yielding = not threads and course.device.type == "cpu"
     _flow(pipeline, lessons, work, recipe, course, yielding)
     _path(pipeline, lessons, work, recipe, course, yielding)
@@ -227,10 +224,17 @@ def _path(
     tell(work, "path", recipe.path.steps, _family_figures(work / "family", "path", lessons, work, recipe.cases), course)
 
 
-def examples(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe: Recipe, course: Course) -> Lesson:
+def examples(
+    pipeline: QwenImageEditPlusPipeline,
+    name: str,
+    work: Path,
+    recipe: Recipe,
+    course: Course,
+    compiles: bool = False,
+) -> Lesson:
     """One of drawing.SETS as `recipe` shows it.
 
-    Shards are drawn where `work` does not hold them for this world and these encoders.
+    Shards are drawn where `work` does not hold them for this world and these encoders. `compiles`: as for `Encoder`.
     """
     count, draws = recipe.shards[name]
     shards, encoders = [], encoders_digest(pipeline)
@@ -239,7 +243,7 @@ def examples(pipeline: QwenImageEditPlusPipeline, name: str, work: Path, recipe:
         if not path.exists():
             course.begin(path.stem, draws)
         draw = partial(draw_rendered, name, number)
-        shards.append(load_or_make(path, pipeline, draw, draws, course, compiles=recipe.vae.compiled))
+        shards.append(load_or_make(path, pipeline, draw, draws, course, compiles))
         course.report(f"{name}: shard {len(shards)} of {count}, {len(shards[-1])} examples")
     return Lesson.of(join(shards), pipeline.tokenizer, recipe.times)
 

@@ -30,7 +30,7 @@ class Recipe:
     )
     # Nine minutes of one core; with 600 steps it names 82 % of cells, with these 99 %.
     sight: SightRecipe = field(default_factory=lambda: SightRecipe(steps=2500))
-    # 1.1 to 1.5 steps a second, by the machine.
+    # About two hours on two cores.
     flow: FlowRecipe = field(default_factory=lambda: FlowRecipe(steps=8_500, alone=0.3))
     # A third of an hour of one core.
     path: PathRecipe = field(default_factory=PathRecipe)
@@ -70,7 +70,7 @@ class Recipe:
 
 
 def _long() -> Recipe:
-    """Three times the edits: four hours more on one core."""
+    """Three times the edits: about six hours on two cores."""
     return replace(Recipe(), flow=FlowRecipe(steps=24_000, alone=0.12), path=PathRecipe(steps=2500, matrix_lr=0.003))
 
 

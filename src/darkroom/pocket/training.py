@@ -47,15 +47,19 @@ def choose_recipe(
     kinds: Sequence[str] | None = None,
     compiled: bool | None = None,
     train_text: bool = True,
+    goes_on: bool = False,
     settings: Sequence[str] = (),
 ) -> Recipe:
     """The named recipe, by default the device's, with what is given in the place of its own.
 
-    steps, train_text: of the flow stage. settings: as `with_settings` takes them. Raises ValueError that names the
-    option, also for kinds that the recipe does not draw, and for shards of what these kinds do not draw.
+    steps, train_text: of the flow stage. goes_on: it begins with a family; then, and where `kinds` are chosen, none of
+    them is taught alone at first. settings: as `with_settings` takes them. Raises ValueError that names the option,
+    also for kinds that the recipe does not draw, and for shards of what these kinds do not draw.
     """
     recipe = with_shards(RECIPES[name or ("gpu" if device.type == "cuda" else "cpu")], shards)
     flow = replace(recipe.flow, steps=steps or recipe.flow.steps, train_text=train_text)
+    if goes_on or kinds is not None:
+        flow = replace(flow, alone=0.0)
     if compiled is not None:
         flow = replace(flow, compiled=compiled)
         recipe = replace(recipe, vae=replace(recipe.vae, compiled=compiled))
@@ -103,6 +107,8 @@ def _together(recipe: Recipe) -> str | None:
     """What is wrong with settings that are right one by one."""
     if recipe.bridge.held_out >= recipe.bridge.triples:
         return f"bridge.held_out: leaves nothing to learn from; bridge.triples is {recipe.bridge.triples}"
+    if unknown := sorted(set(recipe.flow.first) - set(KINDS)):
+        return f"flow.first: {', '.join(unknown)}: not one of {', '.join(KINDS)}"
     if not any(recipe.times.get(kind, 1) for name in recipe.shards for kind in TEACHES[name]):
         return "times: is 0 for every kind, which leaves nothing to learn from"
     return None

@@ -1,4 +1,4 @@
-"""Training beside other work: use the cores that nobody else is using."""
+"""Training beside other work: leave others half of the cores while they are busy."""
 
 import os
 import time
@@ -32,7 +32,8 @@ class FreeCores:
 
     def _read(self) -> tuple[float, float, float]:
         """Seconds since some start: wall clock, all cores busy, this process."""
-        own = time.process_time()
+        # With the processes that compiled for this one.
+        own = sum(os.times()[:4])
         if not self._counters.exists():
             return time.monotonic(), own, own
         fields = [int(field) for field in self._counters.read_text().split("\n", 1)[0].split()[1:]]
@@ -46,6 +47,7 @@ def beside_others(steps: Iterator[int]) -> Iterator[int]:
     Two numbers and no more: for each, what is compiled is compiled anew.
     """
     free, before, cores = FreeCores(), torch.get_num_threads(), os.cpu_count() or 1
+    torch.set_num_threads(cores)
     try:
         for step in steps:
             if step % _EVERY == _EVERY - 1:
