@@ -22,17 +22,32 @@ def positions(
     return torch.as_tensor(found)
 
 
+def prefix_length(references: int) -> int:
+    """How many tokens of a prompt with so many pictures the transformer never sees."""
+    return EDIT_PREFIX_LENGTH if references else IMAGE_PREFIX_LENGTH
+
+
 def embed(text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor, seen: Tensor, places: Tensor) -> Tensor:
     """[B, L − prefix, width] from ids [B, L], visual tokens [B, cells, width] and positions [3, 1, L].
 
     Without visual tokens it is the text-to-image prompt, of a shorter prefix.
 
-    Equal to the last hidden state of the whole model with `mm_token_type_ids`, as tests show.
+    All prompts begin with the template's prefix, which is read once for all of them. Equal to the last hidden state of
+    the whole model with `mm_token_type_ids`, as tests show.
     """
     model = text_encoder.model.language_model
-    words = model.embed_tokens(ids)
-    pictures = (ids == text_encoder.config.image_token_id)[..., None]
+    prefix = prefix_length(seen.shape[1])
+    begun = model(input_ids=ids[:1, :prefix], position_ids=places[..., :prefix], use_cache=True).past_key_values
+    begun.batch_repeat_interleave(len(ids))
+    rest = ids[:, prefix:]
+    words = model.embed_tokens(rest)
+    pictures = (rest == text_encoder.config.image_token_id)[..., None]
     mixed = words.masked_scatter(pictures, seen.to(words.dtype))
-    hidden = model(inputs_embeds=mixed, position_ids=places.expand(3, len(ids), -1), use_cache=False)
-    out: Tensor = hidden.last_hidden_state[:, EDIT_PREFIX_LENGTH if seen.shape[1] else IMAGE_PREFIX_LENGTH :]
+    told = model(
+        inputs_embeds=mixed,
+        position_ids=places[..., prefix:].expand(3, len(ids), -1),
+        past_key_values=begun,
+        use_cache=True,
+    )
+    out: Tensor = told.last_hidden_state
     return out
