@@ -32,15 +32,16 @@ from darkroom.pocket.finished import finished, tell
 from darkroom.pocket.parts import PARTS, train_parts
 from darkroom.pocket.recipes import RECIPES
 from darkroom.pocket.shipped import EDIT, WEIGHTS, install
-from darkroom.pocket.stages import encoders, flow_stage, path_stage
+from darkroom.pocket.stages import encoders, flow_stage, path_stage, readings
 from darkroom.pocket.stages.averaging import Average
 from darkroom.pocket.stages.course import Course, OutOfTime
 from darkroom.pocket.stages.drawing import SETS, TEACHES, draw_set
 from darkroom.pocket.stages.flow_loss import noise_levels
-from darkroom.pocket.stages.flow_stage import FlowRecipe, Namer, Pointer, naming_loss, train_flow
+from darkroom.pocket.stages.flow_stage import FlowRecipe, train_flow
 from darkroom.pocket.stages.free_cores import FreeCores, beside_others
 from darkroom.pocket.stages.lesson import Lesson
 from darkroom.pocket.stages.muon import orthogonal
+from darkroom.pocket.stages.named_words import ANSWERS, named_words
 from darkroom.pocket.stages.pairs import (
     UNKNOWN,
     Pairs,
@@ -53,6 +54,7 @@ from darkroom.pocket.stages.pairs import (
     written_cells,
 )
 from darkroom.pocket.stages.path_stage import PathRecipe, train_path
+from darkroom.pocket.stages.readings import Hearer, Namer, Pointer, hearing_loss, naming_loss
 from darkroom.pocket.stages.schedule import trapezoid, warm_then_linear
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
@@ -277,6 +279,76 @@ def test_the_namer_learns_what_cells_show_and_asks_nothing_of_unknown_ones() -> 
     assert naming_loss(namer(cells), torch.full_like(named, UNKNOWN), NO_SHAPE) == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "instruction", "named"),
+    [
+        ("recolour", "Paint the star blue.", ("recolour", "star", None, "blue", None)),
+        ("turn", "turn the ring into a cross", ("turn", "ring", "cross", None, None)),
+        ("turn", "turn the cross into a ring", ("turn", "cross", "ring", None, None)),
+        ("move", "shift the square to the left", ("move", "square", None, None, "left")),
+        ("add", "add an orange circle", ("add", "circle", None, "orange", None)),
+        # What is to be written names nothing.
+        ("write", 'write "STAR RED UP"', ("write", None, None, None, None)),
+        (PORTRAIT, "a portrait of a person with red hair", (None, None, None, "red", None)),
+    ],
+)
+def test_what_words_name_is_told_in_the_order_of_speaking(
+    kind: str, instruction: str, named: tuple[str | None, ...]
+) -> None:
+    told = [
+        (*names, None)[number] for names, number in zip(ANSWERS.values(), named_words(kind, instruction), strict=True)
+    ]
+    assert tuple(told) == named
+
+
+def test_a_lesson_knows_what_its_prompts_name() -> None:
+    pipeline = family()
+    for name in ("pairs", "follows", "captions"):
+        examples = list(draw_set(name, 1, 4))
+        lesson = Lesson.of(encode_all(pipeline, examples), pipeline.tokenizer)
+        named = [named_words(example.kind, example.instruction).tolist() for example in examples]
+        assert lesson.heard.tolist() == lesson.part([0]).heard.tolist() == named
+
+
+def test_the_hearer_learns_what_words_name() -> None:
+    torch.manual_seed(0)
+    heard = torch.stack([torch.randint(0, len(names) + 1, (24,)) for names in ANSWERS.values()], dim=1)
+    cells = torch.randn(24, 1, 96).expand(24, 8, 96)
+    hearer = Hearer(96)
+    optimizer = torch.optim.Adam(hearer.parameters(), lr=0.1)
+    for _ in range(60):
+        answers = hearer(cells)
+        loss = hearing_loss(answers, heard)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for logits, right in zip(answers, heard.T, strict=True):
+        assert (logits.argmax(dim=-1) == right[:, None]).all()
+
+
+def test_edits_are_only_read_at_first(tmp_path: Path) -> None:
+    pipeline = family()
+    start_transformer(pipeline.transformer)
+    models = (pipeline.transformer, pipeline.text_encoder)
+    lessons = [
+        Lesson.of(encode_all(pipeline, draw_set(name, 1, 4)), pipeline.tokenizer) for name in ("pairs", "captions")
+    ]
+    recipe = replace(FLOW, steps=40, blank=0.0, reading=20)
+
+    def last() -> dict[str, Tensor]:
+        """What only the velocity teaches."""
+        names = ("proj_out.weight", "transformer_blocks.4.img_mlp.net.2.weight")
+        return {name: value.clone() for name, value in pipeline.transformer.state_dict().items() if name in names}
+
+    begun = last()
+    read = train_flow(*models, lessons, recipe, tmp_path / "flow.pt", Course(), until_step=20)
+    assert len(begun) == 2
+    assert all(torch.equal(value, begun[name]) for name, value in last().items())
+    assert sum(read[-4:]) < 0.8 * sum(read[:4])
+    train_flow(*models, lessons, recipe, tmp_path / "flow.pt", Course(), until_step=24)
+    assert not any(torch.equal(value, begun[name]) for name, value in last().items())
+
+
 def test_cells_are_named_after_the_source_also_on_the_way_back() -> None:
     for name in ("pairs", "dots", "wide"):
         for example in draw_set(name, 3, 12):
@@ -314,13 +386,13 @@ def test_few_kinds_are_taught_alone_at_first(tmp_path: Path, pairs: Pairs, monke
 
     monkeypatch.setattr(flow_stage, "Batch", Noted)
 
-    def kinds_of(first: tuple[str, ...], *stops: int) -> list[set[str]]:
+    def kinds_of(first: tuple[str, ...], *stops: int, reading: int = 0) -> list[set[str]]:
         seen.clear()
         pipeline = family()
         models = (pipeline.transformer, pipeline.text_encoder)
         lesson = Lesson.of(mixed, pipeline.tokenizer)
-        recipe = replace(FLOW, batch=16, alone=0.5, first=first)
-        file = tmp_path / f"{first[0]}_{len(stops)}.pt"
+        recipe = replace(FLOW, batch=16, alone=0.5, first=first, reading=reading)
+        file = tmp_path / f"{first[0]}_{len(stops)}_{reading}.pt"
         for stop in stops:
             train_flow(*models, [lesson], recipe, file, Course(), until_step=stop)
         return list(seen)
@@ -329,6 +401,8 @@ def test_few_kinds_are_taught_alone_at_first(tmp_path: Path, pairs: Pairs, monke
     assert kinds_of(("inverted",), 4) == [{"inverted"}] * 2 + [both] * 2
     # A stop in between changes nothing.
     assert kinds_of(("inverted",), 1, 3, 4) == [{"inverted"}] * 2 + [both] * 2
+    # Before that everything is read.
+    assert kinds_of(("inverted",), 4, reading=1) == [both] + [{"inverted"}] * 2 + [both]
     # Where none of them is among the examples, all are taught.
     assert kinds_of(("sepia",), 4) == [both] * 4
 
@@ -341,7 +415,7 @@ def test_what_a_word_is_spelled_by_is_asked_of_words_alone(tmp_path: Path, monke
         told.append((nothing, float(loss.detach())))
         return loss
 
-    monkeypatch.setattr(flow_stage, "naming_loss", noted)
+    monkeypatch.setattr(readings, "naming_loss", noted)
     pipeline = family()
     start_transformer(pipeline.transformer)
     models, still = (pipeline.transformer, pipeline.text_encoder), replace(FLOW, blank=0.0, steps=2)
@@ -654,6 +728,10 @@ def test_kinds_choose_the_sets_and_one_that_none_draws_is_named(tmp_path: Path) 
     assert chosen.flow.alone == choose_recipe("cpu", cpu, goes_on=True).flow.alone == 0
     assert choose_recipe("cpu", cpu, goes_on=True, settings=["flow.alone=0.2"]).flow.alone == 0.2
     assert choose_recipe("cpu", cpu).flow.alone > 0
+    # A family that goes on can read already; new kinds must be read.
+    assert choose_recipe("cpu", cpu, goes_on=True).flow.reading == 0 < chosen.flow.reading
+    with pytest.raises(ValueError, match=r"--steps: flow\.reading takes 400 of the 400 steps"):
+        choose_recipe("cpu", cpu, steps=400)
     assert set(chosen.shards) == {"follows", "captions"}
     assert chosen.times["follow"] == chosen.times[PORTRAIT] == 1
     assert not any(times for kind, times in chosen.times.items() if kind not in ("follow", PORTRAIT))

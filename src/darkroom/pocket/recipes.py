@@ -31,7 +31,7 @@ class Recipe:
     # Nine minutes of one core; with 600 steps it names 82 % of cells, with these 99 %.
     sight: SightRecipe = field(default_factory=lambda: SightRecipe(steps=2500))
     # About two hours on two cores.
-    flow: FlowRecipe = field(default_factory=lambda: FlowRecipe(steps=8_500, alone=0.3))
+    flow: FlowRecipe = field(default_factory=lambda: FlowRecipe(steps=8_500, reading=400, alone=0.1))
     # A third of an hour of one core.
     path: PathRecipe = field(default_factory=PathRecipe)
     # Of each of drawing.SETS: how many shards, and the draws in each.
@@ -71,7 +71,8 @@ class Recipe:
 
 def _long() -> Recipe:
     """Three times the edits: about six hours on two cores."""
-    return replace(Recipe(), flow=FlowRecipe(steps=24_000, alone=0.12), path=PathRecipe(steps=2500, matrix_lr=0.003))
+    flow = FlowRecipe(steps=24_000, reading=400, alone=0.04)
+    return replace(Recipe(), flow=flow, path=PathRecipe(steps=2500, matrix_lr=0.003))
 
 
 def _gpu() -> Recipe:
@@ -82,7 +83,7 @@ def _gpu() -> Recipe:
         vae=VaeRecipe(steps=3000, batch=64),
         decoder=replace(small.decoder, steps=500, batch=32),
         sight=SightRecipe(steps=1500, batch=96),
-        flow=FlowRecipe(steps=12000, batch=128, warmup=300, alone=0.1),
+        flow=FlowRecipe(steps=12000, batch=128, warmup=300, reading=300, alone=0.1),
         path=PathRecipe(steps=1500, batch=32),
         shards={name: (2 * shards, draws) for name, (shards, draws) in small.shards.items()},
         qwen3vl=Qwen3VLRecipe(steps=4000, batch=48, warmup=60),
@@ -98,7 +99,7 @@ def _smoke() -> Recipe:
         vae=vae,
         decoder=replace(vae, seed=7),
         sight=SightRecipe(steps=3, batch=2),
-        flow=FlowRecipe(steps=4, batch=4, warmup=2, compiled=False, alone=0.5),
+        flow=FlowRecipe(steps=4, batch=4, warmup=2, compiled=False, reading=1, alone=0.5),
         path=PathRecipe(steps=2, batch=2, counts=(2, 3), learns=1),
         shards=dict.fromkeys(Recipe().shards, (1, 1)),
         lightning=LightningRecipe(

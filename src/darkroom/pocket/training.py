@@ -52,14 +52,17 @@ def choose_recipe(
 ) -> Recipe:
     """The named recipe, by default the device's, with what is given in the place of its own.
 
-    steps, train_text: of the flow stage. goes_on: it begins with a family; then, and where `kinds` are chosen, none of
-    them is taught alone at first. settings: as `with_settings` takes them. Raises ValueError that names the option,
-    also for kinds that the recipe does not draw, and for shards of what these kinds do not draw.
+    steps, train_text: of the flow stage. goes_on: it begins with a family, which can read already; then, and where
+    `kinds` are chosen, none of them is taught alone at first. settings: as `with_settings` takes them. Raises
+    ValueError that names the option, also for kinds that the recipe does not draw, and for shards of what these kinds
+    do not draw.
     """
     recipe = with_shards(RECIPES[name or ("gpu" if device.type == "cuda" else "cpu")], shards)
     flow = replace(recipe.flow, steps=steps or recipe.flow.steps, train_text=train_text)
     if goes_on or kinds is not None:
         flow = replace(flow, alone=0.0)
+    if goes_on:
+        flow = replace(flow, reading=0)
     if compiled is not None:
         flow = replace(flow, compiled=compiled)
         recipe = replace(recipe, vae=replace(recipe.vae, compiled=compiled))
@@ -67,7 +70,13 @@ def choose_recipe(
     if shards is not None and "pairs" not in recipe.shards:
         chosen = ", ".join(kinds or ())
         raise ValueError(f"--shards: counts edits of one square picture, and --kind {chosen} draws none")
-    return with_settings(recipe, settings)
+    chosen = with_settings(recipe, settings)
+    if chosen.flow.reading >= chosen.flow.steps:
+        raise ValueError(
+            f"--steps: flow.reading takes {chosen.flow.reading} of the {chosen.flow.steps} steps, which leaves none to "
+            "edit; take more steps, or --set flow.reading=0"
+        )
+    return chosen
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from diffusers import QwenImageTransformer2DModel
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor, nn
-from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from darkroom.pocket.stages.averaging import Average
@@ -22,17 +20,10 @@ from darkroom.pocket.stages.free_cores import beside_others
 from darkroom.pocket.stages.lean_transformer import Velocity, compiled_velocity, prepare, restore, velocity
 from darkroom.pocket.stages.lesson import Lesson, draw_lesson
 from darkroom.pocket.stages.optimizers import make_optimizers, set_rates
-from darkroom.pocket.stages.pairs import UNKNOWN, Pairs
+from darkroom.pocket.stages.readings import Readings
 from darkroom.pocket.stages.schedule import trapezoid
-from darkroom.pocket.stages.truth import NO_LETTER, NO_SHAPE
 from darkroom.pocket.stages.walks import Batch
 from darkroom.pocket.world.tones import TONES
-
-# After which block the cells must know what shape they show, after which whether the edit changes them, and after which
-# what letter they will show.
-_NAMED_AFTER = 2
-_POINTED_AFTER = 3
-_SPELLED_AFTER = 3
 
 
 @dataclass(frozen=True)
@@ -67,8 +58,15 @@ class FlowRecipe:
     # Weight of the loss of naming: early in the blocks each cell of a reference must know which shape it shows. Without
     # it the blocks hardly learn to tell shapes apart, and words find the wrong one.
     naming: NonNegativeFloat = 0.15
+    # Weight of the loss of hearing: early in the blocks every cell must know what the words name: which shape, colour,
+    # direction and kind of edit. Then a cell that knows its own shape finds whether it is meant; without it that takes
+    # thousands of steps.
+    hearing: NonNegativeFloat = 0.15
     # Weight of the loss of spelling: halfway through the blocks each noisy cell must know which letter it will show.
     spelling: NonNegativeFloat = 0.15
+    # For so many steps, at the beginning, edits are only read: naming, hearing, pointing and spelling are taught, and
+    # no velocity, whose loss is so much larger that beside it little else is learned.
+    reading: NonNegativeInt = 0
     # Share of the run, at its beginning, in which only kinds of edits named `first` are taught: all others need what
     # they teach of words, colours and cells, and among all others it is learned several times more slowly.
     alone: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -78,40 +76,6 @@ class FlowRecipe:
     train_text: bool = True
     seed: NonNegativeInt = 0
     compiled: bool = True
-
-
-class Pointer(nn.Module):
-    """Reads off a cell's hidden state whether the edit changes it; teaches, and is thrown away.
-
-    One reading for noisy cells, one for those of the first reference.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.readings = nn.ParameterList([nn.Parameter(torch.zeros(width + 1)) for _ in range(2)])
-
-    def forward(self, cells: Tensor, count: int) -> Tensor:
-        """Logits [B, 2, count] from hidden states [B, at least 2 · count, width]."""
-        parts = self.norm(cells[:, : 2 * count].float()).unflatten(1, (2, count))
-        logits = [parts[:, i] @ reading[:-1] + reading[-1] for i, reading in enumerate(self.readings)]
-        return torch.stack(logits, dim=1)
-
-
-class Namer(nn.Module):
-    """Reads off a cell's hidden state what it shows, of `names` things or none; teaches, and is thrown away."""
-
-    def __init__(self, width: int, names: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.reading = nn.Linear(width, names + 1)
-        nn.init.zeros_(self.reading.weight)
-        nn.init.zeros_(self.reading.bias)
-
-    def forward(self, cells: Tensor) -> Tensor:
-        """Logits [B, M, names + 1] from hidden states [B, M, width]."""
-        logits: Tensor = self.reading(self.norm(cells.float()))
-        return logits
 
 
 class Learner:
@@ -127,15 +91,11 @@ class Learner:
         text_encoder.requires_grad_(False)
         words = text_encoder.model.language_model.requires_grad_(recipe.train_text)
         self.device = transformer.device
-        self.pointer = Pointer(transformer.inner_dim).to(self.device)
-        self.namer = Namer(transformer.inner_dim, NO_SHAPE).to(self.device)
-        self.speller = Namer(transformer.inner_dim, NO_LETTER).to(self.device)
+        self.readings = Readings(transformer.inner_dim).to(self.device)
         self.trained = {
             **{f"transformer.{name}": p for name, p in transformer.named_parameters()},
             **({f"text.{name}": p for name, p in words.named_parameters()} if recipe.train_text else {}),
-            **{f"pointer.{name}": p for name, p in self.pointer.named_parameters()},
-            **{f"namer.{name}": p for name, p in self.namer.named_parameters()},
-            **{f"speller.{name}": p for name, p in self.speller.named_parameters()},
+            **dict(self.readings.named_parameters()),
         }
         self.optimizers = make_optimizers(self.trained, recipe)
         self.average = Average(self.trained, recipe.average)
@@ -173,7 +133,7 @@ def train_flow(
     prepare(transformer)
     losses: list[float] = []
     begun = time.monotonic()
-    beginning = _of_kinds(lessons, recipe.first)
+    curriculum = _Curriculum(lessons, recipe)
     with course.at(transformer, text_encoder):
         learner = Learner(transformer, text_encoder, recipe)
 
@@ -185,10 +145,25 @@ def train_flow(
 
         steps = course.steps("flow", learner.resume(checkpoint), recipe.steps, kept, until_step)
         for step in beside_others(steps) if yielding else steps:
-            losses.append(_step(learner, beginning if step < recipe.alone * recipe.steps else lessons, step))
+            losses.append(_step(learner, curriculum.at(step), step))
         learner.average.write(learner.trained)
     restore(transformer)
     return losses
+
+
+class _Curriculum:
+    """What is taught when: first what has pictures to read, then few kinds, then everything."""
+
+    def __init__(self, lessons: Sequence[Lesson], recipe: FlowRecipe) -> None:
+        self._recipe, self._all = recipe, lessons
+        self._read = [lesson for lesson in lessons if lesson.pairs.references] or lessons
+        self._few = _of_kinds(lessons, recipe.first)
+
+    def at(self, step: int) -> Sequence[Lesson]:
+        recipe = self._recipe
+        if step < recipe.reading:
+            return self._read
+        return self._few if step < recipe.reading + recipe.alone * recipe.steps else self._all
 
 
 def _of_kinds(lessons: Sequence[Lesson], kinds: Collection[str]) -> Sequence[Lesson]:
@@ -208,10 +183,13 @@ def _step(learner: Learner, lessons: Sequence[Lesson], step: int) -> float:
     sigma = noise_levels(len(noise), recipe.shift, recipe.blind_from, generator).to(device)
     look = batch.look(learner.transformer, earlier_form=rng.random() < recipe.earlier_form)
     found, hidden = look(torch.lerp(batch.target, noise, sigma[:, None, None]), sigma)
-    errors = (found - (noise - batch.target)).pow(2).mean(dim=-1)
-    loss = flow_loss(errors, batch.changed, sigma, recipe)
-    if lesson.pairs.references:
-        loss = loss + _reading_loss(learner, lesson.pairs, batch, chosen, hidden, ids[0].tolist() != lesson.blank)
+    parts = []
+    if step >= recipe.reading or batch.drawn:
+        errors = (found - (noise - batch.target)).pow(2).mean(dim=-1)
+        parts.append(flow_loss(errors, batch.changed, sigma, recipe))
+    if not batch.drawn:
+        parts.append(learner.readings.loss(hidden, batch, ids[0].tolist() != lesson.blank, recipe))
+    loss = sum(parts, torch.zeros((), device=device))
     loss.backward()
     factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
     set_rates(learner.optimizers, factor)
@@ -220,27 +198,3 @@ def _step(learner: Learner, lessons: Sequence[Lesson], step: int) -> float:
         optimizer.zero_grad()
     learner.average.update(learner.trained, step)
     return float(loss.detach())
-
-
-def _reading_loss(
-    learner: Learner, pairs: Pairs, batch: Batch, chosen: Tensor, hidden: Sequence[Tensor], asked: bool
-) -> Tensor:
-    """What the cells' hidden states after each block do not say yet; where nothing is `asked` only what is named."""
-    recipe, cells = learner.recipe, batch.target.shape[1]
-    named, written = (part[chosen].to(learner.device) for part in (pairs.named, pairs.written))
-    loss = recipe.naming * naming_loss(learner.namer(hidden[_NAMED_AFTER - 1][:, cells:]), named, NO_SHAPE)
-    if not asked:
-        return loss
-    pointed = learner.pointer(hidden[_POINTED_AFTER - 1], cells)
-    wanted = batch.changed_shares[:, None].expand_as(pointed)
-    loss = loss + recipe.pointing * functional.binary_cross_entropy_with_logits(pointed, wanted)
-    spelled = learner.speller(hidden[_SPELLED_AFTER - 1][:, :cells])
-    return loss + recipe.spelling * naming_loss(spelled, written, NO_LETTER)
-
-
-def naming_loss(logits: Tensor, named: Tensor, nothing: int) -> Tensor:
-    """Half of it belongs to cells that show something, half to those that show `nothing`, however many there are of
-    either; 0 where nobody knows of any."""
-    losses = functional.cross_entropy(logits.mT, named.long(), ignore_index=UNKNOWN, reduction="none")
-    parts = ((named >= 0) & (named < nothing), named == nothing)
-    return sum(((losses * part).sum() / part.sum().clamp(min=1) for part in parts), torch.zeros(())) / 2

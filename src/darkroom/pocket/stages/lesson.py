@@ -9,17 +9,20 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from darkroom.pocket.stages.named_words import named_words
 from darkroom.pocket.stages.pairs import Pairs, prompt_ids
+from darkroom.pocket.stages.prompts import prefix_length
 
 
 class Lesson:
     """Pairs, which of them to learn from, by length of prompt, and the prompt that says nothing.
 
-    rows: the numbers of those to learn from, which may come more than once; all without it.
+    heard: [N, questions], of every pair what its words name (`named_words`). rows: the numbers of those to learn from,
+    which may come more than once; all without it.
     """
 
-    def __init__(self, pairs: Pairs, blank: list[int], rows: Sequence[int] | None = None) -> None:
-        self.pairs, self.blank = pairs, blank
+    def __init__(self, pairs: Pairs, blank: list[int], heard: Tensor, rows: Sequence[int] | None = None) -> None:
+        self.pairs, self.blank, self.heard = pairs, blank, heard
         self.rows = list(range(len(pairs)) if rows is None else rows)
         self._rows = torch.tensor(self.rows, dtype=torch.long)
         lengths = torch.tensor([len(pairs.prompts[row]) for row in self.rows])
@@ -30,11 +33,14 @@ class Lesson:
         """Each pair as many times as `times` says of its kind: 0 leaves a kind out, kinds not named stay once."""
         shown = {} if times is None else times
         rows = [row for row, kind in enumerate(pairs.kinds) for _ in range(shown.get(kind, 1))]
-        return cls(pairs, prompt_ids(tokenizer, " ", pairs.seen_grids), rows)
+        blank = prompt_ids(tokenizer, " ", pairs.seen_grids)
+        told = tokenizer.batch_decode([prompt[prefix_length(pairs.references) :] for prompt in pairs.prompts])
+        heard = [named_words(kind, words) for kind, words in zip(pairs.kinds, told, strict=True)]
+        return cls(pairs, blank, torch.stack(heard), rows)
 
     def part(self, rows: Sequence[int]) -> Lesson:
         """The same pairs, these rows of them."""
-        return Lesson(self.pairs, self.blank, rows)
+        return Lesson(self.pairs, self.blank, self.heard, rows)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -38,6 +38,11 @@ class Batch:
         )
         """[B, N]: of each cell's pixels, those that the edit changes."""
         self.changed = self.changed_shares > 0
+        self.named, self.written, self.heard = (
+            part[chosen].to(self.device) for part in (pairs.named, pairs.written, lesson.heard)
+        )
+        """What the cells of the references show [B, M], and those of the target [B, N], and what the words name [B,
+        questions]: the answers to what `Readings` asks."""
         self._grids, self._seen_grids = [pairs.grid] * (1 + pairs.references), pairs.seen_grids
         self._asked = self._read(ids)
 
