@@ -70,13 +70,13 @@ def choose_recipe(
     if shards is not None and "pairs" not in recipe.shards:
         chosen = ", ".join(kinds or ())
         raise ValueError(f"--shards: counts edits of one square picture, and --kind {chosen} draws none")
-    chosen = with_settings(recipe, settings)
-    if chosen.flow.reading >= chosen.flow.steps:
+    recipe = with_settings(recipe, settings)
+    if recipe.flow.reading >= recipe.flow.steps:
         raise ValueError(
-            f"--steps: flow.reading takes {chosen.flow.reading} of the {chosen.flow.steps} steps, which leaves none to "
+            f"--steps: flow.reading takes {recipe.flow.reading} of the {recipe.flow.steps} steps, which leaves none to "
             "edit; take more steps, or --set flow.reading=0"
         )
-    return chosen
+    return recipe
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
