@@ -1,7 +1,7 @@
 """Stage 3: transformer and text encoder learn together to edit, by flow matching on cached latents."""
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -58,9 +58,9 @@ class FlowRecipe:
     # Weight of the loss of naming: early in the blocks each cell of a reference must know which shape it shows. Without
     # it the blocks hardly learn to tell shapes apart, and words find the wrong one.
     naming: NonNegativeFloat = 0.15
-    # Weight of the loss of hearing: early in the blocks every cell must know what the words name: which shape, colour,
-    # direction and kind of edit. Then a cell that knows its own shape finds whether it is meant; without it that takes
-    # thousands of steps.
+    # Weight of the loss of hearing: early in the blocks every cell must know which shapes, colour and direction the
+    # words name. Then a cell that knows its own shape finds whether it is meant; without it that takes thousands of
+    # steps.
     hearing: NonNegativeFloat = 0.15
     # Weight of the loss of spelling: halfway through the blocks each noisy cell must know which letter it will show.
     spelling: NonNegativeFloat = 0.15
@@ -152,12 +152,12 @@ def train_flow(
 
 
 class _Curriculum:
-    """What is taught when: first what has pictures to read, then few kinds, then everything."""
+    """What is taught when: first what names a shape, then few kinds, then everything."""
 
     def __init__(self, lessons: Sequence[Lesson], recipe: FlowRecipe) -> None:
         self._recipe, self._all = recipe, lessons
-        self._read = [lesson for lesson in lessons if lesson.pairs.references] or lessons
-        self._few = _of_kinds(lessons, recipe.first)
+        self._read = _chosen(lessons, lambda lesson, row: bool(lesson.pairs.references) and lesson.names_shape(row))
+        self._few = _chosen(lessons, lambda lesson, row: lesson.pairs.kinds[row] in recipe.first)
 
     def at(self, step: int) -> Sequence[Lesson]:
         recipe = self._recipe
@@ -166,9 +166,9 @@ class _Curriculum:
         return self._few if step < recipe.reading + recipe.alone * recipe.steps else self._all
 
 
-def _of_kinds(lessons: Sequence[Lesson], kinds: Collection[str]) -> Sequence[Lesson]:
-    """What of `lessons` is of `kinds`; all of it where nothing is."""
-    rows = {lesson: [row for row in lesson.rows if lesson.pairs.kinds[row] in kinds] for lesson in lessons}
+def _chosen(lessons: Sequence[Lesson], wanted: Callable[[Lesson, int], bool]) -> Sequence[Lesson]:
+    """The rows of `lessons` that are `wanted`; all of them where none is."""
+    rows = {lesson: [row for row in lesson.rows if wanted(lesson, row)] for lesson in lessons}
     return [lesson.part(chosen) for lesson, chosen in rows.items() if chosen] or lessons
 
 

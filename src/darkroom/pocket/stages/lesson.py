@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from darkroom.pocket.stages.named_words import named_words
+from darkroom.pocket.stages.named_words import UNNAMED, named_words
 from darkroom.pocket.stages.pairs import Pairs, prompt_ids
 from darkroom.pocket.stages.prompts import prefix_length
 
@@ -35,12 +35,15 @@ class Lesson:
         rows = [row for row, kind in enumerate(pairs.kinds) for _ in range(shown.get(kind, 1))]
         blank = prompt_ids(tokenizer, " ", pairs.seen_grids)
         told = tokenizer.batch_decode([prompt[prefix_length(pairs.references) :] for prompt in pairs.prompts])
-        heard = [named_words(kind, words) for kind, words in zip(pairs.kinds, told, strict=True)]
-        return cls(pairs, blank, torch.stack(heard), rows)
+        return cls(pairs, blank, torch.stack([named_words(words) for words in told]), rows)
 
     def part(self, rows: Sequence[int]) -> Lesson:
         """The same pairs, these rows of them."""
         return Lesson(self.pairs, self.blank, self.heard, rows)
+
+    def names_shape(self, row: int) -> bool:
+        """Whether the words of pair `row` name a shape."""
+        return bool(self.heard[row, 0] != UNNAMED)
 
     def __len__(self) -> int:
         return len(self.rows)

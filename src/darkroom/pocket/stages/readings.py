@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darkroom.pocket.stages.named_words import ANSWERS
+from darkroom.pocket.stages.named_words import ANSWERS, UNNAMED
 from darkroom.pocket.stages.pairs import UNKNOWN
 from darkroom.pocket.stages.truth import NO_LETTER, NO_SHAPE
 from darkroom.pocket.stages.walks import Batch
@@ -55,17 +55,18 @@ class Pointer(nn.Module):
 
 
 class Namer(nn.Module):
-    """Reads off a cell's hidden state what it shows, of `names` things or none; teaches, and is thrown away."""
+    """Reads off a cell's hidden state one of so many `answers`: what it shows, for instance; teaches, and is thrown
+    away."""
 
-    def __init__(self, width: int, names: int) -> None:
+    def __init__(self, width: int, answers: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.reading = nn.Linear(width, names + 1)
+        self.reading = nn.Linear(width, answers)
         nn.init.zeros_(self.reading.weight)
         nn.init.zeros_(self.reading.bias)
 
     def forward(self, cells: Tensor) -> Tensor:
-        """Logits [B, M, names + 1] from hidden states [B, M, width]."""
+        """Logits [B, M, answers] from hidden states [B, M, width]."""
         logits: Tensor = self.reading(self.norm(cells.float()))
         return logits
 
@@ -78,7 +79,7 @@ class Hearer(nn.Module):
         self.answers = nn.ModuleList([Namer(width, len(names)) for names in ANSWERS.values()])
 
     def forward(self, cells: Tensor) -> list[Tensor]:
-        """For every question logits [B, M, answers + 1] from hidden states [B, M, width]."""
+        """For every question logits [B, M, answers] from hidden states [B, M, width]."""
         return [answer(cells) for answer in self.answers]
 
 
@@ -88,7 +89,7 @@ class Readings(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.pointer, self.hearer = Pointer(width), Hearer(width)
-        self.namer, self.speller = Namer(width, NO_SHAPE), Namer(width, NO_LETTER)
+        self.namer, self.speller = Namer(width, NO_SHAPE + 1), Namer(width, NO_LETTER + 1)
 
     def loss(self, hidden: Sequence[Tensor], batch: Batch, asked: bool, weights: Weights) -> Tensor:
         """What the cells' `hidden` states [B, N + M, width] after each block do not say yet.
@@ -116,12 +117,15 @@ def naming_loss(logits: Tensor, named: Tensor, nothing: int) -> Tensor:
 
 
 def hearing_loss(answers: Sequence[Tensor], heard: Tensor) -> Tensor:
-    """Cross-entropy, averaged over cells, of all questions; `answers`: logits [B, M, answers + 1] for each of them.
+    """Cross-entropy of all questions, averaged over the cells of those edits whose words have an answer.
 
-    heard: [B, questions].
+    answers: logits [B, M, answers] for each question. heard: [B, questions].
     """
-    losses = [
-        functional.cross_entropy(logits.mT, right[:, None].expand(logits.shape[:2]))
-        for logits, right in zip(answers, heard.T, strict=True)
-    ]
-    return torch.stack(losses).sum()
+    total = torch.zeros((), device=heard.device)
+    for logits, right in zip(answers, heard.T, strict=True):
+        told = right != UNNAMED
+        losses = functional.cross_entropy(
+            logits[told].mT, right[told, None].expand(-1, logits.shape[1]), reduction="sum"
+        )
+        total = total + losses / (told.sum() * logits.shape[1]).clamp(min=1)
+    return total
