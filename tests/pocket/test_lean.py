@@ -12,7 +12,7 @@ from darkroom.pocket.family import assemble
 from darkroom.pocket.stages.cells import Encoder
 from darkroom.pocket.stages.lean_transformer import prepare, restore, rotary, velocity
 from darkroom.pocket.stages.pairs import prompt_ids
-from darkroom.pocket.stages.prompts import EDIT_PREFIX_LENGTH, embed, positions
+from darkroom.pocket.stages.prompts import EDIT_PREFIX_LENGTH, embed, positions, prefix_length
 from darkroom.pocket.stages.sight_stage import see
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX
@@ -97,6 +97,44 @@ def test_prompts_in_training_equal_the_whole_encoder_with_three_dimensional_posi
     assert len(time.unique()) == pictures
     assert len(row[:first].unique()) == height // 32
     assert len(column[:first].unique()) == width // 32
+
+
+@pytest.mark.parametrize("pictures", [0, 1, 3])
+def test_the_prefix_is_read_once_and_learned_from_as_if_every_prompt_had_its_own(
+    family: QwenImageEditPlusPipeline, pictures: int
+) -> None:
+    """Together and one by one, which reads each prompt's prefix anew; by the whole model in one piece."""
+    grids = [(4, 4)] * pictures
+    asked = ("make the star red", "make the ring blue", "paint the cross white")
+    ids = torch.tensor([prompt_ids(family.tokenizer, words, grids) for words in asked])
+    seen = torch.randn(3, 16 * pictures, 128, generator=torch.Generator().manual_seed(0))
+    places = positions(family.text_encoder, ids[0], grids)
+    weights = dict(family.text_encoder.model.language_model.named_parameters())
+
+    def in_one_piece() -> torch.Tensor:
+        model = family.text_encoder.model.language_model
+        words = model.embed_tokens(ids)
+        marks = (ids == family.text_encoder.config.image_token_id)[..., None]
+        mixed = words.masked_scatter(marks, seen)
+        hidden = model(inputs_embeds=mixed, position_ids=places.expand(3, 3, -1), use_cache=False)
+        after: torch.Tensor = hidden.last_hidden_state[:, prefix_length(pictures > 0) :]
+        return after
+
+    together = embed(family.text_encoder, ids, seen, places)
+    whole = in_one_piece()
+    torch.testing.assert_close(together, whole, atol=1e-5, rtol=1e-4)
+    for row in range(3):
+        alone = embed(family.text_encoder, ids[row : row + 1], seen[row : row + 1], places)
+        torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-4)
+    wanted = torch.randn(whole.shape, generator=torch.Generator().manual_seed(1))
+    found, right = (
+        torch.autograd.grad((told * wanted).sum(), list(weights.values()), allow_unused=True)
+        for told in (together, whole)
+    )
+    # The embeddings of words that only the prefix has learn as well.
+    for ours, theirs in zip(found, right, strict=True):
+        assert ours is not None
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
 
 
 @torch.no_grad()

@@ -290,6 +290,9 @@ def test_the_namer_learns_what_cells_show_and_asks_nothing_of_unknown_ones() -> 
         # What is to be written names nothing.
         ('write "STAR RED UP"', (None, None, None, None)),
         ("make it brighter", (None, None, None, None)),
+        # A tone, and two colours in none.
+        ("Turn it black and white.", (None, None, None, None)),
+        ("change the background to black", (None, None, "black", None)),
     ],
 )
 def test_what_words_name_is_told_in_the_order_of_speaking(instruction: str, named: tuple[str | None, ...]) -> None:
@@ -302,11 +305,14 @@ def test_what_words_name_is_told_in_the_order_of_speaking(instruction: str, name
 
 def test_a_lesson_knows_what_its_prompts_name() -> None:
     pipeline = family()
-    for name in ("pairs", "follows", "captions"):
+    for name in ("pairs", "follows", "captions", "words"):
         examples = list(draw_set(name, 1, 4))
         lesson = Lesson.of(encode_all(pipeline, examples), pipeline.tokenizer)
         named = [named_words(example.instruction).tolist() for example in examples]
         assert lesson.heard.tolist() == lesson.part([0]).heard.tolist() == named
+        shapes = [any(shape in example.instruction for shape in SHAPES) for example in examples]
+        assert lesson.naming_shapes == shapes
+        assert any(shapes) == (name == "pairs")
 
 
 def test_the_hearer_learns_what_words_name() -> None:
@@ -327,26 +333,64 @@ def test_the_hearer_learns_what_words_name() -> None:
 
 
 def test_edits_are_only_read_at_first(tmp_path: Path) -> None:
+    whole, halves = family(), family()
+    recipe = replace(FLOW, steps=40, reading=20)
+    lessons = [Lesson.of(encode_all(whole, draw_set(name, 1, 4)), whole.tokenizer) for name in ("pairs", "captions")]
+    for pipeline in (whole, halves):
+        start_transformer(pipeline.transformer)
+    begun = {name: value.clone() for name, value in whole.transformer.state_dict().items()}
+    said = {name: value.clone() for name, value in whole.text_encoder.state_dict().items()}
+
+    def go_on(pipeline: QwenImageEditPlusPipeline, file: str, until: int) -> list[float]:
+        models = (pipeline.transformer, pipeline.text_encoder)
+        return train_flow(*models, lessons, recipe, tmp_path / file, Course(), until_step=until)
+
+    def learned(name: str) -> bool:
+        return not torch.equal(whole.transformer.state_dict()[name], begun[name])
+
+    read = go_on(whole, "whole.pt", 20)
+    assert sum(read[-4:]) < 0.8 * sum(read[:4])
+    assert learned("transformer_blocks.2.img_mlp.net.2.weight")
+    assert not torch.equal(
+        whole.text_encoder.state_dict()["model.language_model.layers.0.mlp.up_proj.weight"],
+        said["model.language_model.layers.0.mlp.up_proj.weight"],
+    )
+    # What only the velocity teaches.
+    last = ("proj_out.weight", "transformer_blocks.4.img_mlp.net.2.weight")
+    assert not any(map(learned, last))
+    go_on(whole, "whole.pt", 24)
+    assert all(map(learned, last))
+    # A stop in between changes nothing.
+    for until in (7, 24):
+        go_on(halves, "halves.pt", until)
+    for one, other in zip(whole.transformer.parameters(), halves.transformer.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_words_name_is_asked_where_there_are_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+
+    def noted(answers: Any, heard: Tensor) -> Tensor:
+        loss = hearing_loss(answers, heard)
+        told.append(float(loss.detach()))
+        return loss
+
+    monkeypatch.setattr(readings, "hearing_loss", noted)
     pipeline = family()
     start_transformer(pipeline.transformer)
-    models = (pipeline.transformer, pipeline.text_encoder)
-    lessons = [
-        Lesson.of(encode_all(pipeline, draw_set(name, 1, 4)), pipeline.tokenizer) for name in ("pairs", "captions")
-    ]
-    recipe = replace(FLOW, steps=40, blank=0.0, reading=20)
-
-    def last() -> dict[str, Tensor]:
-        """What only the velocity teaches."""
-        names = ("proj_out.weight", "transformer_blocks.4.img_mlp.net.2.weight")
-        return {name: value.clone() for name, value in pipeline.transformer.state_dict().items() if name in names}
-
-    begun = last()
-    read = train_flow(*models, lessons, recipe, tmp_path / "flow.pt", Course(), until_step=20)
-    assert len(begun) == 2
-    assert all(torch.equal(value, begun[name]) for name, value in last().items())
-    assert sum(read[-4:]) < 0.8 * sum(read[:4])
-    train_flow(*models, lessons, recipe, tmp_path / "flow.pt", Course(), until_step=24)
-    assert not any(torch.equal(value, begun[name]) for name, value in last().items())
+    lesson = Lesson.of(encode_all(pipeline, draw_set("pairs", 1, 8)), pipeline.tokenizer)
+    turns = lesson.part([row for row in lesson.rows if lesson.pairs.kinds[row] == "recolour"])
+    models, still = (pipeline.transformer, pipeline.text_encoder), replace(FLOW, blank=0.0, naming=0.0, pointing=0.0)
+    losses = {}
+    for weight in (0.0, 2.0):
+        recipe = replace(still, spelling=0.0, hearing=weight, reading=2)
+        losses[weight] = train_flow(*models, [turns], recipe, tmp_path / f"{weight}.pt", Course(), until_step=1)
+    # At first every answer is as likely as any other: a shape and a colour are named.
+    known = math.log(len(ANSWERS["shape"])) + math.log(len(ANSWERS["colour"]))
+    assert told == [pytest.approx(known, abs=1e-4)] * 2
+    assert losses == {0.0: [0.0], 2.0: [pytest.approx(2 * known, abs=1e-3)]}
+    train_flow(*models, [turns], replace(still, blank=1.0), tmp_path / "blank.pt", Course(), until_step=1)
+    assert len(told) == 2
 
 
 def test_cells_are_named_after_the_source_also_on_the_way_back() -> None:
@@ -401,10 +445,14 @@ def test_few_kinds_are_taught_alone_at_first(tmp_path: Path, pairs: Pairs, monke
     assert kinds_of(("inverted",), 4) == [{"inverted"}] * 2 + [both] * 2
     # A stop in between changes nothing.
     assert kinds_of(("inverted",), 1, 3, 4) == [{"inverted"}] * 2 + [both] * 2
-    # Before that all is read, since no words name a shape here.
-    assert kinds_of(("inverted",), 4, reading=1) == [both, {"inverted"}, {"inverted"}, both]
+    # Where no words name a shape nothing is read before that.
+    assert kinds_of(("inverted",), 4, reading=2) == [{"inverted"}] * 2 + [both] * 2
     # Where none of them is among the examples, all are taught.
     assert kinds_of(("sepia",), 4) == [both] * 4
+    # What names a shape is read, the rest comes after it.
+    prompts = [prompt_ids(train_tokenizer(), words) for words in ("invert it", "turn the ring into a cross")]
+    mixed = replace(mixed, prompts=prompts * 8)
+    assert kinds_of(("inverted",), 4, reading=1) == [{"turn"}, {"inverted"}, {"inverted"}, {"turn"}]
 
 
 def test_what_a_word_is_spelled_by_is_asked_of_words_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -730,8 +778,10 @@ def test_kinds_choose_the_sets_and_one_that_none_draws_is_named(tmp_path: Path) 
     assert choose_recipe("cpu", cpu).flow.alone > 0
     # A family that goes on can read already; new kinds must be read.
     assert choose_recipe("cpu", cpu, goes_on=True).flow.reading == 0 < chosen.flow.reading
-    with pytest.raises(ValueError, match=r"--steps: flow\.reading takes 400 of the 400 steps"):
+    with pytest.raises(ValueError, match=r"--steps: flow\.reading: takes 400 of flow\.steps' 400, which leaves none"):
         choose_recipe("cpu", cpu, steps=400)
+    with pytest.raises(ValueError, match=r"--set: flow\.reading: takes 9000 of flow\.steps' 8500"):
+        choose_recipe("cpu", cpu, settings=["flow.reading=9000"])
     assert set(chosen.shards) == {"follows", "captions"}
     assert chosen.times["follow"] == chosen.times[PORTRAIT] == 1
     assert not any(times for kind, times in chosen.times.items() if kind not in ("follow", PORTRAIT))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from diffusers import QwenImageTransformer2DModel
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from darkroom.pocket.stages.averaging import Average
@@ -22,7 +23,7 @@ from darkroom.pocket.stages.lesson import Lesson, draw_lesson
 from darkroom.pocket.stages.optimizers import make_optimizers, set_rates
 from darkroom.pocket.stages.readings import Readings
 from darkroom.pocket.stages.schedule import trapezoid
-from darkroom.pocket.stages.walks import Batch
+from darkroom.pocket.stages.walks import Batch, Look
 from darkroom.pocket.world.tones import TONES
 
 
@@ -64,11 +65,11 @@ class FlowRecipe:
     hearing: NonNegativeFloat = 0.15
     # Weight of the loss of spelling: halfway through the blocks each noisy cell must know which letter it will show.
     spelling: NonNegativeFloat = 0.15
-    # For so many steps, at the beginning, edits are only read: naming, hearing, pointing and spelling are taught, and
-    # no velocity, whose loss is so much larger that beside it little else is learned.
+    # For so many steps, at the beginning, edits whose words name a shape are only read: naming, hearing, pointing and
+    # spelling are taught, and no velocity, whose loss is so much larger that beside it they are learned more slowly.
     reading: NonNegativeInt = 0
-    # Share of the run, at its beginning, in which only kinds of edits named `first` are taught: all others need what
-    # they teach of words, colours and cells, and among all others it is learned several times more slowly.
+    # Share of what follows, at its beginning, in which only kinds of edits named `first` are taught: all others need
+    # what they teach of words, colours and cells, and among all others it is learned several times more slowly.
     alone: Annotated[float, Field(ge=0, lt=1)] = 0.0
     first: tuple[str, ...] = ("recolour", "background", "remove", *TONES)
     average: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -145,51 +146,48 @@ def train_flow(
 
         steps = course.steps("flow", learner.resume(checkpoint), recipe.steps, kept, until_step)
         for step in beside_others(steps) if yielding else steps:
-            losses.append(_step(learner, curriculum.at(step), step))
+            taught, reads = curriculum.at(step)
+            losses.append(_step(learner, taught, step, reads))
         learner.average.write(learner.trained)
     restore(transformer)
     return losses
 
 
 class _Curriculum:
-    """What is taught when: first what names a shape, then few kinds, then everything."""
+    """What is taught when: first what names a shape, and only to be read; then few kinds, then everything."""
 
     def __init__(self, lessons: Sequence[Lesson], recipe: FlowRecipe) -> None:
-        self._recipe, self._all = recipe, lessons
-        self._read = _chosen(lessons, lambda lesson, row: bool(lesson.pairs.references) and lesson.names_shape(row))
-        self._few = _chosen(lessons, lambda lesson, row: lesson.pairs.kinds[row] in recipe.first)
+        self._all = lessons
+        self._read = _chosen(lessons, lambda lesson: lesson.naming_shapes)
+        self._few = _chosen(lessons, lambda lesson: [kind in recipe.first for kind in lesson.pairs.kinds])
+        # Where nothing names a shape there is little to read.
+        self._edited_from = recipe.reading if self._read else 0
+        self._mixed_from = self._edited_from + recipe.alone * (recipe.steps - self._edited_from)
 
-    def at(self, step: int) -> Sequence[Lesson]:
-        recipe = self._recipe
-        if step < recipe.reading:
-            return self._read
-        return self._few if step < recipe.reading + recipe.alone * recipe.steps else self._all
-
-
-def _chosen(lessons: Sequence[Lesson], wanted: Callable[[Lesson, int], bool]) -> Sequence[Lesson]:
-    """The rows of `lessons` that are `wanted`; all of them where none is."""
-    rows = {lesson: [row for row in lesson.rows if wanted(lesson, row)] for lesson in lessons}
-    return [lesson.part(chosen) for lesson, chosen in rows.items() if chosen] or lessons
+    def at(self, step: int) -> tuple[Sequence[Lesson], bool]:
+        """What is taught at `step`, and whether it is only read."""
+        if step < self._edited_from:
+            return self._read, True
+        return self._few if self._few and step < self._mixed_from else self._all, False
 
 
-def _step(learner: Learner, lessons: Sequence[Lesson], step: int) -> float:
-    recipe, device = learner.recipe, learner.device
+def _chosen(lessons: Sequence[Lesson], wanted: Callable[[Lesson], Sequence[bool]]) -> Sequence[Lesson]:
+    """What of `lessons` is `wanted`, which is told for each of a lesson's pairs."""
+    told = [(lesson, wanted(lesson)) for lesson in lessons]
+    rows = [(lesson, [row for row in lesson.rows if right[row]]) for lesson, right in told]
+    return [lesson.part(chosen) for lesson, chosen in rows if chosen]
+
+
+def _step(learner: Learner, lessons: Sequence[Lesson], step: int, reads: bool) -> float:
+    """One step of the optimizers; returns the loss. reads: as for `_loss`."""
+    recipe = learner.recipe
     rng = np.random.default_rng((recipe.seed, 4, step))
     lesson = draw_lesson(rng, lessons)
     chosen, ids = lesson.choose(rng, lesson.size(recipe.batch), recipe.blank)
     batch = Batch(learner.text_encoder, lesson, chosen, ids, learner.velocity)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-    noise = batch.noise(generator)
-    sigma = noise_levels(len(noise), recipe.shift, recipe.blind_from, generator).to(device)
     look = batch.look(learner.transformer, earlier_form=rng.random() < recipe.earlier_form)
-    found, hidden = look(torch.lerp(batch.target, noise, sigma[:, None, None]), sigma)
-    parts = []
-    if step >= recipe.reading or batch.drawn:
-        errors = (found - (noise - batch.target)).pow(2).mean(dim=-1)
-        parts.append(flow_loss(errors, batch.changed, sigma, recipe))
-    if not batch.drawn:
-        parts.append(learner.readings.loss(hidden, batch, ids[0].tolist() != lesson.blank, recipe))
-    loss = sum(parts, torch.zeros((), device=device))
+    loss = _loss(learner, batch, look, generator, asked=ids[0].tolist() != lesson.blank, reads=reads)
     loss.backward()
     factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
     set_rates(learner.optimizers, factor)
@@ -198,3 +196,18 @@ def _step(learner: Learner, lessons: Sequence[Lesson], step: int) -> float:
         optimizer.zero_grad()
     learner.average.update(learner.trained, step)
     return float(loss.detach())
+
+
+def _loss(learner: Learner, batch: Batch, look: Look, generator: torch.Generator, asked: bool, reads: bool) -> Tensor:
+    """The velocity's loss and, where there are references, that of the readings; where the edit is only read (`reads`)
+    that alone."""
+    noise = batch.noise(generator)
+    sigma = noise_levels(len(noise), learner.recipe.shift, learner.recipe.blind_from, generator).to(learner.device)
+    found, hidden = look(torch.lerp(batch.target, noise, sigma[:, None, None]), sigma)
+    read = torch.zeros((), device=learner.device)
+    if not batch.drawn:
+        read = learner.readings.loss(hidden, batch, asked, learner.recipe)
+    if reads:
+        return read
+    errors = (found - (noise - batch.target)).pow(2).mean(dim=-1)
+    return flow_loss(errors, batch.changed, sigma, learner.recipe) + read

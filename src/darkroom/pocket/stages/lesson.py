@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
-from darkroom.pocket.stages.named_words import UNNAMED, named_words
+from darkroom.pocket.stages.named_words import QUESTIONS, UNNAMED, named_words
 from darkroom.pocket.stages.pairs import Pairs, prompt_ids
 from darkroom.pocket.stages.prompts import prefix_length
 
@@ -34,16 +34,18 @@ class Lesson:
         shown = {} if times is None else times
         rows = [row for row, kind in enumerate(pairs.kinds) for _ in range(shown.get(kind, 1))]
         blank = prompt_ids(tokenizer, " ", pairs.seen_grids)
-        told = tokenizer.batch_decode([prompt[prefix_length(pairs.references) :] for prompt in pairs.prompts])
+        told = tokenizer.batch_decode([prompt[prefix_length(pairs.references > 0) :] for prompt in pairs.prompts])
         return cls(pairs, blank, torch.stack([named_words(words) for words in told]), rows)
 
     def part(self, rows: Sequence[int]) -> Lesson:
         """The same pairs, these rows of them."""
         return Lesson(self.pairs, self.blank, self.heard, rows)
 
-    def names_shape(self, row: int) -> bool:
-        """Whether the words of pair `row` name a shape."""
-        return bool(self.heard[row, 0] != UNNAMED)
+    @property
+    def naming_shapes(self) -> list[bool]:
+        """Of every pair, whether it has a reference and its words name a shape."""
+        named: list[bool] = (self.heard[:, QUESTIONS.index("shape")] != UNNAMED).tolist()
+        return [name and self.pairs.references > 0 for name in named]
 
     def __len__(self) -> int:
         return len(self.rows)

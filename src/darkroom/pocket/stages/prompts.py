@@ -22,9 +22,9 @@ def positions(
     return torch.as_tensor(found)
 
 
-def prefix_length(references: int) -> int:
-    """How many tokens of a prompt with so many pictures the transformer never sees."""
-    return EDIT_PREFIX_LENGTH if references else IMAGE_PREFIX_LENGTH
+def prefix_length(pictures: bool) -> int:
+    """How many tokens of a prompt, with pictures in it or of words alone, the transformer never sees."""
+    return EDIT_PREFIX_LENGTH if pictures else IMAGE_PREFIX_LENGTH
 
 
 def embed(text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor, seen: Tensor, places: Tensor) -> Tensor:
@@ -32,11 +32,11 @@ def embed(text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor, seen: T
 
     Without visual tokens it is the text-to-image prompt, of a shorter prefix.
 
-    All prompts begin with the template's prefix, which is read once for all of them. Equal to the last hidden state of
-    the whole model with `mm_token_type_ids`, as tests show.
+    All prompts must begin with their template's prefix: that of the first is read for all of them. Equal to the last
+    hidden state of the whole model with `mm_token_type_ids`, as tests show.
     """
     model = text_encoder.model.language_model
-    prefix = prefix_length(seen.shape[1])
+    prefix = prefix_length(seen.shape[1] > 0)
     begun = model(input_ids=ids[:1, :prefix], position_ids=places[..., :prefix], use_cache=True).past_key_values
     begun.batch_repeat_interleave(len(ids))
     rest = ids[:, prefix:]

@@ -23,7 +23,7 @@ _POINTED_AFTER = 3
 _SPELLED_AFTER = 3
 
 
-class Weights(Protocol):
+class ReadingWeights(Protocol):
     """How much each reading's loss counts beside the velocity's."""
 
     @property
@@ -91,7 +91,7 @@ class Readings(nn.Module):
         self.pointer, self.hearer = Pointer(width), Hearer(width)
         self.namer, self.speller = Namer(width, NO_SHAPE + 1), Namer(width, NO_LETTER + 1)
 
-    def loss(self, hidden: Sequence[Tensor], batch: Batch, asked: bool, weights: Weights) -> Tensor:
+    def loss(self, hidden: Sequence[Tensor], batch: Batch, asked: bool, weights: ReadingWeights) -> Tensor:
         """What the cells' `hidden` states [B, N + M, width] after each block do not say yet.
 
         Where nothing is `asked`, only what is named.
@@ -117,15 +117,13 @@ def naming_loss(logits: Tensor, named: Tensor, nothing: int) -> Tensor:
 
 
 def hearing_loss(answers: Sequence[Tensor], heard: Tensor) -> Tensor:
-    """Cross-entropy of all questions, averaged over the cells of those edits whose words have an answer.
+    """The sum of all questions' cross-entropies, each averaged over the cells of the edits whose words have an answer.
 
     answers: logits [B, M, answers] for each question. heard: [B, questions].
     """
     total = torch.zeros((), device=heard.device)
     for logits, right in zip(answers, heard.T, strict=True):
-        told = right != UNNAMED
-        losses = functional.cross_entropy(
-            logits[told].mT, right[told, None].expand(-1, logits.shape[1]), reduction="sum"
-        )
-        total = total + losses / (told.sum() * logits.shape[1]).clamp(min=1)
+        cells = right[:, None].expand(-1, logits.shape[1])
+        losses = functional.cross_entropy(logits.mT, cells, ignore_index=UNNAMED, reduction="sum")
+        total = total + losses / (cells != UNNAMED).sum().clamp(min=1)
     return total

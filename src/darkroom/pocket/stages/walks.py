@@ -38,11 +38,7 @@ class Batch:
         )
         """[B, N]: of each cell's pixels, those that the edit changes."""
         self.changed = self.changed_shares > 0
-        self.named, self.written, self.heard = (
-            part[chosen].to(self.device) for part in (pairs.named, pairs.written, lesson.heard)
-        )
-        """What the cells of the references show [B, M], and those of the target [B, N], and what the words name [B,
-        questions]: the answers to what `Readings` asks."""
+        self._chosen = chosen
         self._grids, self._seen_grids = [pairs.grid] * (1 + pairs.references), pairs.seen_grids
         self._asked = self._read(ids)
 
@@ -55,6 +51,21 @@ class Batch:
     @cached_property
     def _silent(self) -> Tensor:
         return self._read(torch.tensor(self._lesson.blank).expand(len(self.target), -1))
+
+    @property
+    def named(self) -> Tensor:
+        """[B, M]: what the cells of the references show."""
+        return self._lesson.pairs.named[self._chosen].to(self.device)
+
+    @property
+    def written(self) -> Tensor:
+        """[B, N]: the letters that the cells of the target show."""
+        return self._lesson.pairs.written[self._chosen].to(self.device)
+
+    @property
+    def heard(self) -> Tensor:
+        """[B, questions]: what the words name (`named_words`)."""
+        return self._lesson.heard[self._chosen].to(self.device)
 
     def noise(self, generator: torch.Generator) -> Tensor:
         """[B, N, 64]; drawn on the CPU, the same on every device."""
