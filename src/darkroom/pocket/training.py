@@ -20,6 +20,7 @@ from darkroom.pocket.recipes import RECIPES, Recipe, with_kinds, with_shards
 from darkroom.pocket.shipped import WEIGHTS, install
 from darkroom.pocket.stages.course import Course, OutOfTime, Report, Show
 from darkroom.pocket.stages.drawing import TEACHES
+from darkroom.pocket.stages.flow_stage import FlowRecipe
 from darkroom.pocket.world.edits import KINDS
 
 DEVICES = ("cpu", "cuda")
@@ -62,7 +63,8 @@ def choose_recipe(
     if goes_on or kinds is not None:
         flow = replace(flow, alone=0.0)
     if goes_on:
-        flow = replace(flow, reading=0)
+        usual = FlowRecipe()
+        flow = replace(flow, reading=0, naming=usual.naming, hearing=usual.hearing, pointing=usual.pointing)
     if compiled is not None:
         flow = replace(flow, compiled=compiled)
         recipe = replace(recipe, vae=replace(recipe.vae, compiled=compiled))
