@@ -12,7 +12,7 @@ from darkroom.pocket.family import assemble
 from darkroom.pocket.stages.cells import Encoder
 from darkroom.pocket.stages.lean_transformer import prepare, restore, rotary, velocity
 from darkroom.pocket.stages.pairs import prompt_ids
-from darkroom.pocket.stages.prompts import EDIT_PREFIX_LENGTH, embed, positions, prefix_length
+from darkroom.pocket.stages.prompts import EDIT_PREFIX_LENGTH, embed, positions, unseen_prefix
 from darkroom.pocket.stages.sight_stage import see
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.tokens import EDIT_PREFIX, EDIT_SUFFIX
@@ -117,7 +117,7 @@ def test_the_prefix_is_read_once_and_learned_from_as_if_every_prompt_had_its_own
         marks = (ids == family.text_encoder.config.image_token_id)[..., None]
         mixed = words.masked_scatter(marks, seen)
         hidden = model(inputs_embeds=mixed, position_ids=places.expand(3, 3, -1), use_cache=False)
-        after: torch.Tensor = hidden.last_hidden_state[:, prefix_length(pictures > 0) :]
+        after: torch.Tensor = hidden.last_hidden_state[:, unseen_prefix(pictures > 0) :]
         return after
 
     together = embed(family.text_encoder, ids, seen, places)

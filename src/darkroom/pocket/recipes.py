@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -18,7 +17,7 @@ from darkroom.pocket.stages.sight_stage import SightRecipe
 from darkroom.pocket.stages.vae_stage import VaeRecipe
 
 # From nothing edits are read before they are made, and reading counts more than where a family goes on.
-_READ_FIRST: Any = {"reading": 400, "naming": 0.5, "hearing": 0.5, "pointing": 0.5}
+_FROM_NOTHING = FlowRecipe(reading=400, naming=0.5, hearing=0.5, pointing=0.5)
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Recipe:
     # Nine minutes of one core; with 600 steps it names 82 % of cells, with these 99 %.
     sight: SightRecipe = field(default_factory=lambda: SightRecipe(steps=2500))
     # About two hours on two cores.
-    flow: FlowRecipe = field(default_factory=lambda: FlowRecipe(steps=8_500, **_READ_FIRST))
+    flow: FlowRecipe = field(default_factory=lambda: replace(_FROM_NOTHING, steps=8_500))
     # A third of an hour of one core.
     path: PathRecipe = field(default_factory=PathRecipe)
     # Of each of drawing.SETS: how many shards, and the draws in each.
@@ -75,7 +74,7 @@ class Recipe:
 
 def _long() -> Recipe:
     """Three times the edits: about six hours on two cores."""
-    flow = FlowRecipe(steps=24_000, **_READ_FIRST)
+    flow = replace(_FROM_NOTHING, steps=24_000)
     return replace(Recipe(), flow=flow, path=PathRecipe(steps=2500, matrix_lr=0.003))
 
 
@@ -87,7 +86,7 @@ def _gpu() -> Recipe:
         vae=VaeRecipe(steps=3000, batch=64),
         decoder=replace(small.decoder, steps=500, batch=32),
         sight=SightRecipe(steps=1500, batch=96),
-        flow=FlowRecipe(steps=12000, batch=128, warmup=300, **_READ_FIRST),
+        flow=replace(_FROM_NOTHING, steps=12000, batch=128, warmup=300),
         path=PathRecipe(steps=1500, batch=32),
         shards={name: (2 * shards, draws) for name, (shards, draws) in small.shards.items()},
         qwen3vl=Qwen3VLRecipe(steps=4000, batch=48, warmup=60),

@@ -158,8 +158,12 @@ class _Curriculum:
 
     def __init__(self, lessons: Sequence[Lesson], recipe: FlowRecipe) -> None:
         self._all = lessons
-        self._read = _chosen(lessons, lambda lesson: lesson.naming_shapes)
-        self._few = _chosen(lessons, lambda lesson: [kind in recipe.first for kind in lesson.pairs.kinds])
+        self._read: Sequence[Lesson] = ()
+        self._few: Sequence[Lesson] = ()
+        if recipe.reading:
+            self._read = _chosen(lessons, lambda lesson: lesson.naming_shapes)
+        if recipe.alone:
+            self._few = _chosen(lessons, lambda lesson: [kind in recipe.first for kind in lesson.pairs.kinds])
         # Where nothing names a shape there is little to read.
         self._edited_from = recipe.reading if self._read else 0
         self._mixed_from = self._edited_from + recipe.alone * (recipe.steps - self._edited_from)

@@ -11,7 +11,7 @@ from transformers import Qwen2Tokenizer
 
 from darkroom.pocket.stages.named_words import QUESTIONS, UNNAMED, named_words
 from darkroom.pocket.stages.pairs import Pairs, prompt_ids
-from darkroom.pocket.stages.prompts import prefix_length
+from darkroom.pocket.stages.prompts import unseen_prefix
 
 
 class Lesson:
@@ -34,7 +34,7 @@ class Lesson:
         shown = {} if times is None else times
         rows = [row for row, kind in enumerate(pairs.kinds) for _ in range(shown.get(kind, 1))]
         blank = prompt_ids(tokenizer, " ", pairs.seen_grids)
-        told = tokenizer.batch_decode([prompt[prefix_length(pairs.references > 0) :] for prompt in pairs.prompts])
+        told = tokenizer.batch_decode([prompt[unseen_prefix(pairs.references > 0) :] for prompt in pairs.prompts])
         return cls(pairs, blank, torch.stack([named_words(words) for words in told]), rows)
 
     def part(self, rows: Sequence[int]) -> Lesson:

@@ -22,7 +22,7 @@ def positions(
     return torch.as_tensor(found)
 
 
-def prefix_length(pictures: bool) -> int:
+def unseen_prefix(pictures: bool) -> int:
     """How many tokens of a prompt, with pictures in it or of words alone, the transformer never sees."""
     return EDIT_PREFIX_LENGTH if pictures else IMAGE_PREFIX_LENGTH
 
@@ -36,7 +36,7 @@ def embed(text_encoder: Qwen2_5_VLForConditionalGeneration, ids: Tensor, seen: T
     hidden state of the whole model with `mm_token_type_ids`, as tests show.
     """
     model = text_encoder.model.language_model
-    prefix = prefix_length(seen.shape[1] > 0)
+    prefix = unseen_prefix(seen.shape[1] > 0)
     begun = model(input_ids=ids[:1, :prefix], position_ids=places[..., :prefix], use_cache=True).past_key_values
     begun.batch_repeat_interleave(len(ids))
     rest = ids[:, prefix:]
