@@ -453,6 +453,8 @@ def test_few_kinds_are_taught_alone_at_first(tmp_path: Path, pairs: Pairs, monke
     prompts = [prompt_ids(train_tokenizer(), words) for words in ("invert it", "turn the ring into a cross")]
     mixed = replace(mixed, prompts=prompts * 8)
     assert kinds_of(("inverted",), 4, reading=1) == [{"turn"}, {"inverted"}, {"inverted"}, {"turn"}]
+    # Half of a run is left to edit, however short it is.
+    assert kinds_of(("inverted",), 4, reading=400) == [{"turn"}, {"turn"}, {"inverted"}, {"turn"}]
 
 
 def test_what_a_word_is_spelled_by_is_asked_of_words_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -778,10 +780,6 @@ def test_kinds_choose_the_sets_and_one_that_none_draws_is_named(tmp_path: Path) 
     assert choose_recipe("smoke", cpu).flow.alone > choose_recipe("smoke", cpu, goes_on=True).flow.alone == 0
     # A family that goes on can read already; new kinds must be read.
     assert choose_recipe("cpu", cpu, goes_on=True).flow.reading == 0 < chosen.flow.reading
-    with pytest.raises(ValueError, match=r"--steps: flow\.reading: takes 400 of flow\.steps' 400, which leaves none"):
-        choose_recipe("cpu", cpu, steps=400)
-    with pytest.raises(ValueError, match=r"--set: flow\.reading: takes 9000 of flow\.steps' 8500"):
-        choose_recipe("cpu", cpu, settings=["flow.reading=9000"])
     assert set(chosen.shards) == {"follows", "captions"}
     assert chosen.times["follow"] == chosen.times[PORTRAIT] == 1
     assert not any(times for kind, times in chosen.times.items() if kind not in ("follow", PORTRAIT))

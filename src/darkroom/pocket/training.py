@@ -72,10 +72,7 @@ def choose_recipe(
     if shards is not None and "pairs" not in recipe.shards:
         chosen = ", ".join(kinds or ())
         raise ValueError(f"--shards: counts edits of one square picture, and --kind {chosen} draws none")
-    recipe = with_settings(recipe, settings)
-    if fault := _together(recipe):
-        raise ValueError(f"--steps: {fault}")
-    return recipe
+    return with_settings(recipe, settings)
 
 
 def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
@@ -117,11 +114,6 @@ def _together(recipe: Recipe) -> str | None:
         return f"bridge.held_out: leaves nothing to learn from; bridge.triples is {recipe.bridge.triples}"
     if unknown := sorted(set(recipe.flow.first) - set(KINDS)):
         return f"flow.first: {', '.join(unknown)}: not one of {', '.join(KINDS)}"
-    if recipe.flow.reading >= recipe.flow.steps:
-        return (
-            f"flow.reading: takes {recipe.flow.reading} of flow.steps' {recipe.flow.steps}, which leaves none to edit; "
-            "take more steps, or --set flow.reading=0"
-        )
     if not any(recipe.times.get(kind, 1) for name in recipe.shards for kind in TEACHES[name]):
         return "times: is 0 for every kind, which leaves nothing to learn from"
     return None

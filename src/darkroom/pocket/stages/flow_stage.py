@@ -65,8 +65,9 @@ class FlowRecipe:
     hearing: NonNegativeFloat = 0.15
     # Weight of the loss of spelling: halfway through the blocks each noisy cell must know which letter it will show.
     spelling: NonNegativeFloat = 0.15
-    # For so many steps, at the beginning, edits whose words name a shape are only read: naming, hearing, pointing and
-    # spelling are taught, and no velocity, whose loss is so much larger that beside it they are learned more slowly.
+    # For so many steps, at the beginning, but half of the run at most, edits whose words name a shape are only read:
+    # naming, hearing, pointing and spelling are taught, and no velocity, whose loss is so much larger that beside it
+    # they are learned more slowly.
     reading: NonNegativeInt = 0
     # Share of what follows, at its beginning, in which only kinds of edits named `first` are taught: all others need
     # what they teach of words, colours and cells, and among all others it is learned several times more slowly.
@@ -165,7 +166,7 @@ class _Curriculum:
         if recipe.alone:
             self._few = _chosen(lessons, lambda lesson: [kind in recipe.first for kind in lesson.pairs.kinds])
         # Where nothing names a shape there is little to read.
-        self._edited_from = recipe.reading if self._read else 0
+        self._edited_from = min(recipe.reading, recipe.steps // 2) if self._read else 0
         self._mixed_from = self._edited_from + recipe.alone * (recipe.steps - self._edited_from)
 
     def at(self, step: int) -> tuple[Sequence[Lesson], bool]:
