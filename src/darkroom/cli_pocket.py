@@ -46,7 +46,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="The device's by default; long shows three times the edits, smoke makes a few steps of everything.",
+            help="The device's by default; long shows twice the edits, smoke makes a few steps of everything.",
             metavar="cpu|long|gpu|smoke",
         ),
     ] = None,

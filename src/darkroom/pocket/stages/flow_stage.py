@@ -22,7 +22,7 @@ from darkroom.pocket.stages.lean_transformer import Velocity, compiled_velocity,
 from darkroom.pocket.stages.lesson import Lesson, draw_lesson
 from darkroom.pocket.stages.optimizers import make_optimizers, set_rates
 from darkroom.pocket.stages.readings import Readings
-from darkroom.pocket.stages.schedule import trapezoid
+from darkroom.pocket.stages.schedule import ramp, trapezoid
 from darkroom.pocket.stages.walks import Batch, Look
 from darkroom.pocket.world.tones import TONES
 
@@ -65,10 +65,13 @@ class FlowRecipe:
     hearing: NonNegativeFloat = 0.15
     # Weight of the loss of spelling: halfway through the blocks each noisy cell must know which letter it will show.
     spelling: NonNegativeFloat = 0.15
-    # For so many steps, at the beginning, but half of the run at most, edits whose words name a shape are only read:
-    # naming, hearing, pointing and spelling are taught, and no velocity, whose loss is so much larger that beside it
-    # they are learned more slowly.
+    # For so many steps, at the beginning, but half of the run at most, edits whose words name a shape are read: naming,
+    # hearing, pointing and spelling are taught, and the velocity, whose loss is so much larger that beside it they are
+    # learned more slowly, only with the weight `velocity_from`. Over the next `velocity_warmup` steps, but half of the
+    # rest at most, its weight rises to 1; where it rose at once, much of what was read was unlearned.
     reading: NonNegativeInt = 0
+    velocity_from: Annotated[float, Field(ge=0, le=1)] = 0.1
+    velocity_warmup: NonNegativeInt = 800
     # Share of what follows, at its beginning, in which only kinds of edits named `first` are taught: all others need
     # what they teach of words, colours and cells, and among all others it is learned several times more slowly.
     alone: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -147,18 +150,17 @@ def train_flow(
 
         steps = course.steps("flow", learner.resume(checkpoint), recipe.steps, kept, until_step)
         for step in beside_others(steps) if yielding else steps:
-            taught, reads = curriculum.at(step)
-            losses.append(_step(learner, taught, step, reads))
+            losses.append(_step(learner, curriculum.taught(step), step, curriculum.velocity_weight(step)))
         learner.average.write(learner.trained)
     restore(transformer)
     return losses
 
 
 class _Curriculum:
-    """What is taught when: first what names a shape, and only to be read; then few kinds, then everything."""
+    """What is taught when: first what names a shape, mostly to be read; then few kinds, then everything."""
 
     def __init__(self, lessons: Sequence[Lesson], recipe: FlowRecipe) -> None:
-        self._all = lessons
+        self._all, self._recipe = lessons, recipe
         self._read: Sequence[Lesson] = ()
         self._few: Sequence[Lesson] = ()
         if recipe.reading:
@@ -166,14 +168,21 @@ class _Curriculum:
         if recipe.alone:
             self._few = _chosen(lessons, lambda lesson: [kind in recipe.first for kind in lesson.pairs.kinds])
         # Where nothing names a shape there is little to read.
-        self._edited_from = min(recipe.reading, recipe.steps // 2) if self._read else 0
-        self._mixed_from = self._edited_from + recipe.alone * (recipe.steps - self._edited_from)
+        self._read_until = min(recipe.reading, recipe.steps // 2) if self._read else 0
+        rest = recipe.steps - self._read_until
+        self._warmup = min(recipe.velocity_warmup, rest // 2)
+        self._mixed_from = self._read_until + recipe.alone * rest
 
-    def at(self, step: int) -> tuple[Sequence[Lesson], bool]:
-        """What is taught at `step`, and whether it is only read."""
-        if step < self._edited_from:
-            return self._read, True
-        return self._few if self._few and step < self._mixed_from else self._all, False
+    def taught(self, step: int) -> Sequence[Lesson]:
+        if step < self._read_until:
+            return self._read
+        return self._few if self._few and step < self._mixed_from else self._all
+
+    def velocity_weight(self, step: int) -> float:
+        """Of the velocity's loss, beside that of the readings; 1 where nothing is read first."""
+        if not self._read_until:
+            return 1.0
+        return ramp(step, self._read_until, self._warmup, self._recipe.velocity_from)
 
 
 def _chosen(lessons: Sequence[Lesson], wanted: Callable[[Lesson], Sequence[bool]]) -> Sequence[Lesson]:
@@ -183,8 +192,8 @@ def _chosen(lessons: Sequence[Lesson], wanted: Callable[[Lesson], Sequence[bool]
     return [lesson.part(chosen) for lesson, chosen in rows if chosen]
 
 
-def _step(learner: Learner, lessons: Sequence[Lesson], step: int, reads: bool) -> float:
-    """One step of the optimizers; returns the loss. reads: as for `_loss`."""
+def _step(learner: Learner, lessons: Sequence[Lesson], step: int, velocity_weight: float) -> float:
+    """One step of the optimizers; returns the loss, in which the velocity's has this weight."""
     recipe = learner.recipe
     rng = np.random.default_rng((recipe.seed, 4, step))
     lesson = draw_lesson(rng, lessons)
@@ -192,7 +201,7 @@ def _step(learner: Learner, lessons: Sequence[Lesson], step: int, reads: bool) -
     batch = Batch(learner.text_encoder, lesson, chosen, ids, learner.velocity)
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     look = batch.look(learner.transformer, earlier_form=rng.random() < recipe.earlier_form)
-    loss = _loss(learner, batch, look, generator, asked=ids[0].tolist() != lesson.blank, reads=reads)
+    loss = _loss(learner, batch, look, generator, ids[0].tolist() != lesson.blank, velocity_weight)
     loss.backward()
     factor = trapezoid(step, recipe.steps, recipe.warmup, recipe.cooldown)
     set_rates(learner.optimizers, factor)
@@ -203,16 +212,18 @@ def _step(learner: Learner, lessons: Sequence[Lesson], step: int, reads: bool) -
     return float(loss.detach())
 
 
-def _loss(learner: Learner, batch: Batch, look: Look, generator: torch.Generator, asked: bool, reads: bool) -> Tensor:
-    """The velocity's loss and, where there are references, that of the readings; where the edit is only read (`reads`)
-    that alone."""
+def _loss(
+    learner: Learner, batch: Batch, look: Look, generator: torch.Generator, asked: bool, velocity_weight: float
+) -> Tensor:
+    """The velocity's loss by its weight and, where there are references, that of the readings."""
     noise = batch.noise(generator)
     sigma = noise_levels(len(noise), learner.recipe.shift, learner.recipe.blind_from, generator).to(learner.device)
     found, hidden = look(torch.lerp(batch.target, noise, sigma[:, None, None]), sigma)
     read = torch.zeros((), device=learner.device)
     if not batch.drawn:
         read = learner.readings.loss(hidden, batch, asked, learner.recipe)
-    if reads:
+    if not velocity_weight:
+        # Then the last blocks need no backward pass.
         return read
     errors = (found - (noise - batch.target)).pow(2).mean(dim=-1)
-    return flow_loss(errors, batch.changed, sigma, learner.recipe) + read
+    return velocity_weight * flow_loss(errors, batch.changed, sigma, learner.recipe) + read

@@ -52,11 +52,11 @@ def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
     x = matrices.bfloat16()
     tall = x.shape[-2] > x.shape[-1]
     if tall:
-        x = x.mT
+        x = x.mT.contiguous()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(iterations):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     upright: Tensor = x.mT if tall else x
     return upright.to(matrices.dtype)
 
