@@ -39,7 +39,7 @@ def endpoint(
     workers: Annotated[int, typer.Option(help="Most worker processes at a time.")] = 1,
     workers_min: Annotated[int, typer.Option(help="Workers kept warm without any job.")] = 0,
     idle_timeout: Annotated[float, typer.Option(help="Seconds after which an idle worker stops.")] = 60.0,
-    execution_timeout: Annotated[float, typer.Option(help="Seconds a job may run unless its policy says so.")] = 600.0,
+    execution_timeout: Annotated[float, typer.Option(help="Seconds for a job without a policy of its own.")] = 7_500.0,
     api_key: Annotated[str | None, typer.Option(envvar="DARKROOM_API_KEY",
                                                 help="Required of clients when set.")] = None,
     scaler: Annotated[Scaler, typer.Option(help="Add workers by the number of jobs or by how long they wait."

@@ -23,7 +23,7 @@ def parse(body: object, *, sync: bool = False) -> NewJob:
 
 def test_the_platforms_defaults_apply() -> None:
     job = parse({"input": {}})
-    assert (job.execution_timeout, job.ttl, job.keep, job.low_priority) == (600, 86_400, 1_800, False)
+    assert (job.execution_timeout, job.ttl, job.keep, job.low_priority) == (7_500, 86_400, 1_800, False)
     assert parse({"input": {}}, sync=True).keep == 60
 
 

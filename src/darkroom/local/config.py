@@ -94,8 +94,8 @@ class EndpointConfig(BaseModel):
     scaler: Scaler = "request_count"
     scaler_value: PositiveFloat = 1.0
     """Jobs per worker (request_count), or seconds that a job may wait before a worker is added (queue_delay)."""
-    execution_timeout_seconds: PositiveFloat = 600.0
-    """For jobs whose policy names none."""
+    execution_timeout_seconds: PositiveFloat = 7_500.0
+    """For jobs whose policy names none: two jobs of DARKROOM_JOB_SECONDS and 300 s, as docs/deploy.md sets it."""
     stop_grace_seconds: PositiveFloat = 15.0
     """A worker told to stop a job that still holds it after so long is killed."""
     drain_seconds: NonNegativeFloat = 30.0

@@ -22,7 +22,7 @@ _FROM_NOTHING = FlowRecipe(reading=400, naming=0.5, hearing=0.5, pointing=0.5)
 
 @dataclass(frozen=True)
 class Recipe:
-    """All stages. The defaults: what the runs behind the shipped weights have taught (docs/pocket.md), as one run."""
+    """All stages. The defaults: what the runs behind the shipped weights taught (docs/pocket-training.md), as one."""
 
     vae: VaeRecipe = field(default_factory=lambda: VaeRecipe(steps=1500))
     # The decoder once more, with the latents held still: +3.4 dB on scenes for 80 seconds of one core.

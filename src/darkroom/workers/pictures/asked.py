@@ -87,7 +87,7 @@ def preset_lora(file: LoraFile, desk: Desk, role: str) -> lora.Lora:
     if base is not None and weights_of(desk.shelf.spec(role), "transformer") not in (None, base):
         desk.warn(
             "the preset's LoRA was made for another transformer than this worker's; "
-            "`darkroom pocket train --part lightning --begin-with FAMILY --install` makes one that fits"
+            "`darkroom pocket train --part lightning --begin-with FAMILY --work NEW --install` makes one that fits"
         )
     return worn
 
