@@ -237,6 +237,7 @@ def test_a_safe_redirect_is_followed(secure: WebServer, trusted: None, target: s
 def test_redirects_end(web: WebServer) -> None:
     refused(f"{web.base}/redirects_for_ever", InvalidInput)
     refused(f"{web.base}/redirects_to_nowhere", InvalidInput)
+    refused(f"{web.base}/redirects_to_no_address", InvalidInput)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451, 300, 304])
@@ -259,7 +260,9 @@ def test_the_limit_of_bytes_is_exact(web: WebServer) -> None:
     refused(f"{web.base}/at_the_limit", InputTooLarge, Limits(max_source_bytes=LIMITS.max_source_bytes - 1))
 
 
-@pytest.mark.parametrize("route", ["too_large_and_says_so", "too_large_without_a_word", "unpacks_to_far_more"])
+@pytest.mark.parametrize("route", [
+    "too_large_and_says_so", "too_large_in_thousands_of_digits", "too_large_without_a_word", "unpacks_to_far_more"
+])
 def test_what_is_too_large_is_left_as_soon_as_that_is_known(web: WebServer, route: str) -> None:
     start = time.monotonic()
     refused(f"{web.base}/{route}", InputTooLarge)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -17,7 +18,7 @@ from darkroom import storage
 from darkroom.errors import FetchFailed, InputTooLarge, UnsafeUrl, UploadFailed
 from darkroom.settings import Settings
 from darkroom.storage import FolderStore, MissingKey, S3Store, Store, open_store, store_of
-from tests.fakes import s3
+from tests.fakes import conditional_s3, s3
 from tests.fakes.s3 import S3Server
 
 AWKWARD_KEYS = [
@@ -102,6 +103,11 @@ def test_a_check_passes_and_leaves_no_key(store: Store) -> None:
     assert store.keys("") == []
 
 
+def test_a_place_leads_back_to_its_key(store: Store) -> None:
+    key = "job/checkpoints/head.safetensors"
+    assert store.key_of(store.place(key)) == key == store.key_of(key)
+
+
 def test_many_threads_share_one_store(store: Store) -> None:
     files = {f"job/{n:02}.bin": os.urandom(50_000) for n in range(16)}
     with ThreadPoolExecutor(8) as pool:
@@ -168,6 +174,25 @@ def test_a_folder_that_cannot_be_written_is_named_a_failed_upload(tmp_path: Path
     with pytest.raises(UploadFailed) as failure:
         FolderStore(tmp_path / "file" / "results").check()
     assert str(tmp_path) not in failure.value.message
+
+
+def test_a_folder_that_drops_out_is_named_a_failed_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a network volume does in the middle of a job: what cannot be read is not taken for missing."""
+    store = FolderStore(tmp_path)
+    store.put("job/a.png", b"x", "image/png")
+    drops_out(monkeypatch)
+    with pytest.raises(FetchFailed):
+        store.exists("job/a.png")
+    with pytest.raises(FetchFailed):
+        store.keys("job/")
+
+
+def drops_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stale(*_: object, **__: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(os, "scandir", stale)
+    monkeypatch.setattr(storage.Path, "is_file", stale)
 
 
 def test_a_folder_opens_no_bucket(tmp_path: Path) -> None:
@@ -337,6 +362,16 @@ def test_wrong_credentials_are_reported_without_showing_them(s3_server: S3Server
     for private in (*wrong.values(), s3.SECRET, s3.ACCESS_KEY):
         assert private not in said
     assert "credentials" in failure.value.message
+
+
+def test_keys_that_may_not_list_fail_the_check_and_are_told_so(s3_server: S3Server, tmp_path: Path) -> None:
+    """Without that right Amazon answers 403 where a file is missing, and every look for an earlier result fails."""
+    with conditional_s3.serve(s3_server) as amazon:
+        amazon.hides = True
+        with pytest.raises(FetchFailed, match="ListBucket"):
+            bucket(amazon.server, tmp_path.name).check()
+        amazon.hides = False
+        bucket(amazon.server, tmp_path.name).check()
 
 
 def test_a_missing_bucket_is_named(s3_server: S3Server) -> None:

@@ -72,9 +72,9 @@ class Claim:
             return True
 
     def held(self) -> bool:
-        """Whether nobody else has taken the key: the store is asked only where the lease has run out."""
+        """Whether nobody else has taken the key: whoever is handed the same job again does, also within the lease."""
         with self._lock:
-            if self.store is None or time.time() < self.holder.until:
+            if self.store is None:
                 return True
             try:
                 return not self.store.exists(_name(self.key, self.number + 1))

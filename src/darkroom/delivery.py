@@ -68,6 +68,12 @@ def load_manifest(store: Store, folder: str) -> dict[str, Any] | None:
     return manifest
 
 
+def whole(store: Store, manifest: dict[str, Any]) -> bool:
+    """Whether every file of a manifest is still in the store. Raises FetchFailed."""
+    folder = manifest["folder"]
+    return {f"{folder}/{entry['name']}" for entry in manifest["files"]} <= set(store.keys(f"{folder}/"))
+
+
 def reply(store: Store, manifest: dict[str, Any], wish: Wish, most_bytes: int) -> dict[str, Any]:
     """The job's answer, at most `most_bytes` as JSON. Raises ResultTooLarge with the files' keys in the details."""
     linked = store.links and wish.delivery != "base64"

@@ -40,6 +40,8 @@ FORMS = "https://…, data:image/png;base64,… or s3://bucket/key"
 
 _CHUNK_BYTES = 65_536
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MOST_DIGITS = 18
+"""Of a size that a server declares; int() would refuse thousands of them with a ValueError."""
 _PASSING_STATUS = frozenset({408, 425, 429})
 """The 4xx answers that a later attempt may not get."""
 _HEADERS = {
@@ -76,7 +78,7 @@ def fetch_image_bytes(
     server for good) and FetchFailed (may succeed later). Objects of the bucket have the store's own timeouts.
     """
     scheme, colon, _ = address.partition(":")
-    with _about(field):
+    with about(field):
         match scheme.lower() if colon else "":
             case "data":
                 return _inline(address, limits.max_source_bytes)
@@ -107,13 +109,13 @@ def check_public(address: str, field: str, *, allow_private: bool = False, secon
     Whoever controls the name can still move it afterwards, so this is less than what fetching does.
     """
     _rp_ssrf()
-    with _about(field), _Clock(seconds) as clock:
+    with about(field), _Clock(seconds) as clock:
         gate = _Gate(frozenset({"http", "https"}), any_addresses if allow_private else public_addresses)
         _resolved(_parsed(address, gate.schemes), gate.resolve, clock)
 
 
 @contextmanager
-def _about(field: str) -> Iterator[None]:
+def about(field: str) -> Iterator[None]:
     """What goes wrong in here is said of `field`."""
     try:
         yield
@@ -193,6 +195,8 @@ def _from_web(address: str, limits: Limits, gate: _Gate) -> bytes:
             raise (late if clock.over else FetchFailed("its server's certificate is not valid")) from error
         except (OSError, HTTPError) as error:
             raise (late if clock.over else FetchFailed("its server could not be reached")) from error
+        except ValueError as error:  # of a redirect: requests looks at where it leads even if it does not follow
+            raise InvalidInput("its server redirects to what is no address") from error
         # A connection cut by the clock can look like the ordinary end of a body of unknown length.
         if clock.over:
             raise late
@@ -301,7 +305,7 @@ def _body(response: requests.Response, max_bytes: int) -> bytes:
     """Raises InputTooLarge as soon as the size is known to exceed `max_bytes`."""
     _refuse_status(response.status_code)
     declared = response.headers.get("Content-Length", "")
-    if declared.isdecimal() and int(declared) > max_bytes:
+    if declared.isdecimal() and (len(declared) > _MOST_DIGITS or int(declared) > max_bytes):
         raise InputTooLarge(f"has {declared[:20]} bytes, the limit is {max_bytes}")
     data = bytearray()
     for chunk in response.iter_content(_CHUNK_BYTES):

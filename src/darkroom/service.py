@@ -318,8 +318,8 @@ class Service:
                 "idempotency_key was used before with another request; take a new key", field="idempotency_key"
             )
         manifest = delivery.load_manifest(ticket.store, record["folder"])
-        if manifest is None:
-            # An earlier try stopped half-way: this one goes on where that one's files are.
+        if manifest is None or not delivery.whole(ticket.store, manifest):
+            # An earlier try stopped half-way, or files are gone since: this one goes on where that one's files are.
             ticket.folder = record["folder"]
             return None
         return delivery.reply(ticket.store, manifest, ticket.wish, self._most_bytes)

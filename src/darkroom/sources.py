@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from darkroom import fetch
-from darkroom.errors import InputTooLarge, InvalidInput, UnsafeUrl
+from darkroom.errors import InputTooLarge, InvalidInput
 from darkroom.jobs import JobInput, Limits
 from darkroom.settings import Settings
 from darkroom.storage import MissingKey, Store
@@ -72,7 +72,7 @@ def _stored(job: JobInput, store: Store) -> dict[str, bytes]:
     found = {}
     for field, key in job.stored_sources().items():
         try:
-            found[field] = store.get(key)
+            found[field] = store.get(store.key_of(key))
         except (MissingKey, ValueError):
             raise InvalidInput(f"{field}: this worker's store has no such file", field=field) from None
     return found
@@ -94,16 +94,15 @@ def fetch_clips(job: JobInput, limits: Limits, settings: Settings, store: Store,
 
 def _zip_of(prefix: str, field: str, limits: Limits, store: Store, path: Path) -> None:
     """Everything below an s3:// prefix as one zip, so that a folder is read as an archive is."""
-    try:
-        addresses = store.below(prefix)
-    except UnsafeUrl as error:
-        raise UnsafeUrl(f"{field}: {error.message}", field=field) from error
+    with fetch.about(field):
+        # What makes a folder in a console leaves an empty object of the folder's own name.
+        addresses = [address for address in store.below(prefix) if not address.endswith("/")]
     if len(addresses) > limits.max_frames:
         raise InputTooLarge(f"{field} has {len(addresses)} files, the limit is {limits.max_frames}", field=field)
     weight = 0
     with zipfile.ZipFile(path, "w") as archive:
         for address in addresses:
-            data = store.source(address, limits.max_source_bytes)
+            data = fetch.fetch_image_bytes(address, field, limits, store)
             weight += len(data)
             if weight > limits.max_source_bytes:
                 raise InputTooLarge(f"{field} holds more than {limits.max_source_bytes} bytes", field=field)

@@ -67,6 +67,9 @@ class Store(Protocol):
     def place(self, key: str) -> str:
         """The key as the store's owner sees it, with the prefix that was configured."""
 
+    def key_of(self, place: str) -> str:
+        """The key of what `place` named; a key itself is taken too."""
+
     def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store all of `data` or nothing, replacing what was there. Raises UploadFailed."""
 
@@ -200,6 +203,10 @@ class FolderStore:
         """The key itself: a folder has no prefix."""
         return _checked(key)
 
+    def key_of(self, place: str) -> str:
+        """The place itself."""
+        return place
+
     def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store `data`; a folder keeps no media types. Raises UploadFailed."""
         self._write(_checked(key), data, media_type)
@@ -217,12 +224,16 @@ class FolderStore:
         return self._read(_checked(key))
 
     def exists(self, key: str) -> bool:
-        """Whether there is such a file."""
-        return self._path(_checked(key)).is_file()
+        """Whether there is such a file. Raises FetchFailed."""
+        try:
+            return self._path(_checked(key)).is_file()
+        except OSError as error:  # a network volume that has dropped out
+            raise FetchFailed("the folder of results cannot be read") from error
 
     def keys(self, prefix: str) -> list[str]:
-        """All keys that begin with `prefix`, sorted."""
-        return sorted(key for key in self._walk() if key.startswith(prefix))
+        """All keys that begin with `prefix`, sorted. Raises FetchFailed."""
+        folder = self.folder / prefix.rpartition("/")[0]
+        return sorted(key for key in self._walk(folder) if key.startswith(prefix))
 
     def link(self, key: str, expires_seconds: int) -> str | None:
         """`public_url`/`key`, or None without a public address."""
@@ -249,8 +260,8 @@ class FolderStore:
             raise ValueError(f"not a key of this folder: {key!r}")
         return path
 
-    def _walk(self) -> Iterator[str]:
-        for parent, folders, files in os.walk(self.folder):
+    def _walk(self, start: Path) -> Iterator[str]:
+        for parent, folders, files in os.walk(start, onerror=_unreadable):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in files:
                 if not name.startswith("."):
@@ -271,6 +282,12 @@ class FolderStore:
             with _beside(path, data) as temporary:
                 os.replace(temporary, path)
             _sync_folder(path.parent)
+
+
+def _unreadable(error: OSError) -> None:
+    """Raises FetchFailed, but for a folder that is not there: it holds nothing."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise FetchFailed("the folder of results cannot be read") from error
 
 
 @contextmanager
@@ -363,6 +380,10 @@ class S3Store:
         """The key with its prefix, as it stands in the bucket."""
         return self._key(_checked(key))
 
+    def key_of(self, place: str) -> str:
+        """Without the prefix, where `place` has it."""
+        return place.removeprefix(self._key(""))
+
     def put(self, key: str, data: bytes, media_type: str) -> None:
         """Store `data` with its media type, in parts if it is large. Raises UploadFailed."""
         self._write(_checked(key), data, media_type)
@@ -429,8 +450,20 @@ class S3Store:
         return sorted(found)
 
     def check(self) -> None:
-        """Write a small object and read it back; it stays, since the right to delete is often missing."""
+        """Write a small object and read it back; it stays, since the right to delete is often missing.
+
+        Also asks for one that is not there. Raises UploadFailed or FetchFailed.
+        """
         _round_trip(self, _CHECK_KEY)
+        try:
+            self._read(f"{_CHECK_KEY}-absent")
+        except MissingKey:
+            return
+        except FetchFailed as error:
+            raise FetchFailed(
+                "the store takes and gives files, but does not say that one is missing: its keys need the right to "
+                "list the bucket (s3:ListBucket)"
+            ) from error
 
     def _key(self, key: str) -> str:
         prefix = self.prefix.strip("/")

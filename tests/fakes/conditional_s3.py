@@ -17,12 +17,14 @@ from tests.fakes.s3 import S3Server
 @dataclass
 class Conditional:
     """server: as the client sees it. asked: method and path of every request. refuses: how it answers the condition
-    itself, for a server that does not know it, as (status, code).
+    itself, for a server that does not know it, as (status, code). hides: where something is missing it answers 403, as
+    Amazon does to keys that may not list.
     """
 
     server: S3Server
     asked: list[tuple[str, str]] = field(default_factory=list)
     refuses: tuple[int, str] | None = None
+    hides: bool = False
 
 
 class _Proxy(ThreadingHTTPServer):
@@ -51,7 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.seen.asked.append((self.command, urlsplit(self.path).path))
-        if self.command != "PUT" or self.headers.get("If-None-Match") != "*":
+        if self.command != "PUT" and self.server.seen.hides and not self._object().exists():
+            self._refuse(403, "AccessDenied")
+        elif self.command != "PUT" or self.headers.get("If-None-Match") != "*":
             self._forward(body)
         elif self.server.seen.refuses is not None:
             self._refuse(*self.server.seen.refuses)

@@ -101,6 +101,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"x")
         self.server.web.closing.wait(30)
 
+    def too_large_in_thousands_of_digits(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "9" * 5_000)
+        self.end_headers()
+        self.wfile.write(b"x")
+
     def too_large_without_a_word(self) -> None:
         self.send_response(200)
         self.end_headers()
@@ -128,6 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
     def redirects_to_nowhere(self) -> None:
         self._answer(302, b"")
 
+    def redirects_to_no_address(self) -> None:
+        self._answer(302, b"", Location="https://[")
+
     def log_message(self, format: str, *args: object) -> None:
         """Quiet."""
 
@@ -140,12 +149,14 @@ ROUTES: dict[str, Callable[[_Handler], None]] = {
         "drips_body_of_known_length",
         "drips_headers",
         "too_large_and_says_so",
+        "too_large_in_thousands_of_digits",
         "too_large_without_a_word",
         "unpacks_to_far_more",
         "ends_early",
         "resets",
         "redirects_for_ever",
         "redirects_to_nowhere",
+        "redirects_to_no_address",
     )
 }
 

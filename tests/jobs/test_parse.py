@@ -56,6 +56,11 @@ BAD = [
     ({**GOOD, "prompt": ["x"] * 17}, "prompt", "limit is 16"),
     ({**GOOD, "prompt": "a \ud800 b"}, "prompt", "surrogate"),
     ({**GOOD, "negative_prompt": "\ud800"}, "negative_prompt", "surrogate"),
+    (
+        {"type": "injection_sweep", "photos": GOOD["images"], "negative_prompt": "\ud800"},
+        "negative_prompt",
+        "surrogate",
+    ),
     ({**GOOD, "prompt": [3]}, "prompt[0]", "string"),
     ({**GOOD, "prompt": 3}, "prompt", "string"),
     ({**GOOD, "num_images": 9}, "num_images", "at most 8"),
@@ -143,6 +148,25 @@ def test_the_same_request_has_one_hash_and_the_key_is_no_part_of_it() -> None:
     plain = parse(GOOD, LIMITS).request_hash()
     assert parse({**GOOD, "idempotency_key": "k"}, LIMITS).request_hash() == plain
     assert parse({**GOOD, "seed": 1}, LIMITS).request_hash() != plain
+
+
+def test_how_a_result_is_delivered_is_no_part_of_the_hash() -> None:
+    plain = parse(GOOD, LIMITS).request_hash()
+    assert parse({**GOOD, "delivery": "base64", "expires_seconds": 600}, LIMITS).request_hash() == plain
+
+
+def test_a_field_that_a_later_release_adds_does_not_change_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(ImageEdit):
+        sharpness: float = 1.0
+
+    job = parse(GOOD, LIMITS)
+    later = Later.model_validate(GOOD, context={"limits": LIMITS})
+    assert later.request_hash() == job.request_hash()
+    assert later.model_copy(update={"sharpness": 2.0}).request_hash() != job.request_hash()
+
+
+def test_two_types_with_the_same_fields_have_two_hashes() -> None:
+    assert parse({"type": "health"}, LIMITS).request_hash() != parse({"type": "warmup"}, LIMITS).request_hash()
 
 
 def test_health_and_warmup_take_no_fields_of_others() -> None:

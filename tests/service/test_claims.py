@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import time
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from darkroom import claims, service
+from darkroom import claims, service, storage
 from darkroom.artifacts import Artifact
 from darkroom.claims import Claims
 from darkroom.jobs import parse
@@ -173,6 +175,63 @@ async def test_a_worker_whose_job_was_handed_out_again_stops_and_answers_with_th
     works[1].may_end.set()
     replies = await asyncio.gather(given_up, going_on)
     assert replies[0]["images"] == replies[1]["images"]
+
+
+async def test_a_job_handed_out_again_shortly_before_its_end_is_stored_once(
+    make_service: MakeService, works: list[Work], tmp_path: Path
+) -> None:
+    """Before the first worker has renewed its claim and found it taken."""
+    job = edit_job("one", idempotency_key="k")
+    given_up = asyncio.create_task(make_service().handle(job))
+    await until(works[0].begun.is_set)
+    going_on = asyncio.create_task(make_service().handle(job))
+    await until((tmp_path / "store" / "idempotency" / "k.1.claim").exists)
+    works[0].may_end.set()
+    await until(works[1].begun.is_set)
+    works[1].may_end.set()
+    replies = await asyncio.gather(given_up, going_on)
+    assert replies[0]["timings"] == replies[1]["timings"], "two results were stored"
+    assert replies[0]["images"] == replies[1]["images"]
+
+
+async def test_a_keyed_result_waits_in_the_spool_while_a_network_volume_is_away(
+    make_service: MakeService, works: list[Work], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, job = make_service(), edit_job("one", idempotency_key="k")
+    running = asyncio.create_task(worker.handle(job))
+    await until(works[0].begun.is_set)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.Path, "is_file", stale)
+        patch.setattr(storage.Path, "mkdir", stale_below(tmp_path / "store", storage.Path.mkdir))
+        works[0].may_end.set()
+        failed = await running
+    assert failed["code"] == "UPLOAD_FAILED", failed
+    assert "kept" in failed["error"]
+    reply = await worker.handle(job)
+    assert "error" not in reply, reply
+    assert any("earlier try" in warning for warning in reply["warnings"])
+
+
+def stale(*_: Any, **__: Any) -> bool:
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+def stale_below(folder: Path, mkdir: Callable[..., None]) -> Callable[..., None]:
+    def made(path: Path, *args: Any, **options: Any) -> None:
+        if path.is_relative_to(folder):
+            stale()
+        mkdir(path, *args, **options)
+
+    return made
+
+
+async def test_a_key_whose_files_are_gone_is_made_again_there(make_service: MakeService, tmp_path: Path) -> None:
+    worker = make_service()
+    first = await worker.handle(edit_job("one", idempotency_key="k"))
+    (tmp_path / "store" / "one" / "image_0000.png").unlink()
+    again = await worker.handle(edit_job("two", idempotency_key="k"))
+    assert again["images"][0]["key"] == first["images"][0]["key"]
+    assert (tmp_path / "store" / "one" / "image_0000.png").exists()
 
 
 async def test_a_worker_that_slept_through_its_lease_stores_nothing_over_the_others_result(

@@ -28,6 +28,7 @@ from darkroom.models.shelf import Shelf
 from darkroom.models.specs import ModelSpec
 from darkroom.pocket.world.portraits import draw_portrait
 from darkroom.service import Service
+from darkroom.storage import S3Store
 from darkroom.technique.injection import HeadConfig
 from darkroom.workers.injection.training import Trainer
 from tests.fakes.s3 import S3Server
@@ -262,14 +263,18 @@ async def test_control_tokens_are_read_as_blanks_and_the_reply_says_so(service: 
 
 
 async def test_people_come_from_a_folder_of_the_bucket(
-    seeing: Shelf, make_service: MakeService, s3_server: S3Server
+    seeing: Shelf, make_service: MakeService, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With the empty object that a console leaves for a folder, and the head by the key that a reply has for it."""
+    listed = S3Store.below
+    monkeypatch.setattr(S3Store, "below", lambda store, address: [address, *listed(store, address)])
     service = make_service(**bucket_settings(s3_server, "injection"))
     for name, data in people(2, 1).items():
         service.store.put(name, data, "application/octet-stream")
     service.store.put("head.safetensors", head_bytes(), "application/octet-stream")
     folder = f"s3://{s3_server.bucket}/injection/data/"
-    reply = await service.handle(sweep_job(photos=None, dataset=folder, head="head.safetensors", delivery="s3"))
+    head = service.store.place("head.safetensors")
+    reply = await service.handle(sweep_job(photos=None, dataset=folder, head=head, delivery="s3"))
     assert set(reply["people"]) == {"seed_0", "seed_1"}
     other = await service.handle(sweep_job("b", photos=None, dataset="s3://elsewhere/people/"))
     assert other["code"] == "UNSAFE_URL"

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo
 
 from darkroom.jobs.limits import Limits
 
+_NOT_THE_RESULT = {"idempotency_key", "delivery", "expires_seconds"}
 IdempotencyKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 
 
@@ -37,9 +38,12 @@ class JobInput(BaseModel):
     idempotency_key: IdempotencyKey | None = None
 
     def request_hash(self) -> str:
-        """SHA-256 of everything that decides the result; the idempotency key itself is left out."""
-        fields = self.model_dump(mode="json", exclude={"idempotency_key"})
-        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+        """SHA-256 of what the caller asked for and what decides the result.
+
+        Fields at their defaults are left out, so that a release with another field or default still knows the request.
+        """
+        fields = self.model_dump(mode="json", exclude=_NOT_THE_RESULT, exclude_defaults=True)
+        return hashlib.sha256(json.dumps({**fields, "type": self.type}, sort_keys=True).encode()).hexdigest()
 
     def sources(self) -> dict[str, str]:
         """Field name -> address of every picture or video that must be fetched before the recipe runs."""

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from darkroom.errors import InputTooLarge, InvalidInput
 from darkroom.jobs.base import JobInput, limits_of
-from darkroom.jobs.image_edit import MAX_SEED, MULTIPLE, Source, prompt_fault
+from darkroom.jobs.image_edit import MAX_SEED, MULTIPLE, Source, is_text, prompt_fault
 
 Alpha = Annotated[float, Field(ge=-8.0, le=8.0)]
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -97,6 +97,9 @@ class InjectionSweep(PhotoFit):
         if text is not None and len(text) > most:
             raise InputTooLarge(f"negative_prompt has {len(text)} characters, the limit is {most}",
                                 field="negative_prompt")  # fmt: skip
+        if text is not None and not is_text(text):
+            raise InvalidInput("negative_prompt holds half of a surrogate pair, which is no text",
+                               field="negative_prompt")  # fmt: skip
         return text
 
     @model_validator(mode="after")
