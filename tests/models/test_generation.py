@@ -15,10 +15,12 @@ from darkroom.errors import ModelNotReady
 from darkroom.media import to_uint8
 from darkroom.models import generation, packing
 from darkroom.models.editor import Editor
+from darkroom.models.residency import OneAtATime
 from darkroom.models.shelf import Shelf
 from darkroom.models.sight import PromptTooLong
 from darkroom.models.specs import Profile
 from darkroom.technique.sampling import sample
+from darkroom.workers.injection.prompting import read_base
 
 PROMPT = "a person with long red hair and light skin, green eyes and a blue shirt"
 NEGATIVE = "blurry"
@@ -105,3 +107,21 @@ def test_a_family_that_reads_by_its_tokenizer_alone_is_packed_and_makes_the_same
     torch.testing.assert_close(*found, rtol=0, atol=0)
     with pytest.raises(ModelNotReady, match="no part 'processor'"):
         packing.pack(replace(spec, from_text=False), tmp_path / "edit", "pocket", "float32")
+
+
+def test_where_parts_take_turns_a_prompt_is_read_where_its_encoder_is(profile: Profile) -> None:
+    """And the gain of the transformer, which is out meanwhile, goes there, too.
+
+    The device is meta: with what lies elsewhere nothing can be computed there.
+    """
+    parted = Shelf(replace(profile, cache_mib=0)).editor("image")
+    # The shipped table stays in the computer's memory and puts its rows where the ids lie: meta ids would have none.
+    words = torch.nn.Embedding.from_pretrained(parted.text_encoder.get_input_embeddings().weight)
+    asked = list[str]()
+    words.register_forward_pre_hook(lambda _, ids: asked.append(ids[0].device.type))
+    parted.text_encoder.set_input_embeddings(words)
+    parted.residency = OneAtATime(torch.device("meta"))
+    base = read_base(parted, "a portrait of ~ID~", 3)
+    assert parted.transformer.device.type == "cpu"
+    assert asked == ["meta"]
+    assert (base.embeds.device.type, base.gain.device.type) == ("meta", "meta")

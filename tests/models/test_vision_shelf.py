@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from darkroom.errors import ModelNotReady
+from darkroom.models.captions import Describer, described_bytes
+from darkroom.models.placement import occupied_bytes
 from darkroom.models.residency import Visiting
 from darkroom.models.shelf import Shelf
-from darkroom.models.specs import ModelSpec, Profile
+from darkroom.models.specs import ModelSpec, Precision, Profile
 from darkroom.models.towers import outputs_of
 from darkroom.models.vision import VisionExtractor, expected_bytes, load_model
 
@@ -95,3 +97,12 @@ def test_a_visitor_whose_look_fails_goes_back(vision_folder: Path, photo: Image.
     with pytest.raises(ZeroDivisionError):
         eyes.look(photo, grid=(2, 2))
     assert gone == [eyes.model]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp8_storage"])
+def test_a_describer_takes_the_room_made_for_it(vision_folder: Path, photo: Image.Image, precision: Precision) -> None:
+    describer = Describer(vision_folder, torch.device("cpu"), precision)
+    room = described_bytes(vision_folder, precision)
+    assert room == pytest.approx(occupied_bytes(describer._model), rel=0.05)
+    assert (room < described_bytes(vision_folder, "bf16")) == (precision == "fp8_storage")
+    assert isinstance(describer.describe(photo), str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 
 from darkroom.errors import ModelNotReady
-from darkroom.models.precision import compute_dtype
+from darkroom.models.parts import header
+from darkroom.models.precision import compute_dtype, quantise
 from darkroom.models.specs import Precision
+from darkroom.models.vision import expected_bytes
 
 QUESTION = "Describe the picture"
 MOST_TOKENS = 80
@@ -28,7 +31,9 @@ class Describer:
             self._processor: Any = AutoProcessor.from_pretrained(folder)
         except (OSError, ValueError, KeyError) as error:
             raise ModelNotReady(f"the vision model {folder.name!r} cannot be asked for captions") from error
-        self._model: Any = model.eval().requires_grad_(False).to(device)
+        model.eval().requires_grad_(False)
+        quantise(model.model, "vision", precision)  # as where the tower looks: the head alone stays as it was
+        self._model: Any = model.to(device)
 
     @torch.no_grad()
     def describe(self, picture: Image.Image, question: str = QUESTION) -> str:
@@ -39,6 +44,13 @@ class Describer:
         ids = self._model.generate(**inputs, max_new_tokens=MOST_TOKENS, do_sample=False)
         answer = self._processor.tokenizer.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return str(answer).strip()
+
+
+def described_bytes(folder: Path, precision: Precision) -> int:
+    """What a Describer of this folder takes: the vision model, and its language head unquantised."""
+    named = [entry for path in sorted(folder.glob("*.safetensors")) for entry in header(path)]
+    head = sum(math.prod(shape) for name, shape in named if "lm_head" in name) * compute_dtype(precision).itemsize
+    return expected_bytes(folder, precision, True) + head
 
 
 def describe_all(

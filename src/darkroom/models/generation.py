@@ -73,8 +73,8 @@ def tokens(editor: Editor, prompt: str) -> list[int]:
 
 
 def _read(editor: Editor, prompt: str) -> Tensor:
+    editor.residency.use(editor.text_encoder)  # first: where parts come and go, it says where the ids must lie
     ids = torch.tensor([tokens(editor, prompt)], device=editor.text_encoder.device)
-    editor.residency.use(editor.text_encoder)
     embeds = editor.text_encoder.get_input_embeddings()(ids)
     output = editor.text_encoder.model.language_model(inputs_embeds=embeds, use_cache=False)
     return torch.as_tensor(output.last_hidden_state[0, PREFIX_TOKENS:])

@@ -21,7 +21,7 @@ from PIL.Image import Image
 from darkroom.errors import DarkroomError, ModelNotReady, UnsupportedType
 from darkroom.faults import is_the_devices
 from darkroom.models.cache import MIB, Encodings, TensorCache
-from darkroom.models.captions import describe_all
+from darkroom.models.captions import describe_all, described_bytes
 from darkroom.models.checkpoint import Checkpoint, open_checkpoint
 from darkroom.models.crew import Crew, Followers
 from darkroom.models.editor import Editor
@@ -163,7 +163,7 @@ class Shelf:
         verify(folder)
         self.evict("vision")
         self._finish()
-        self._make_room("vision", [expected_bytes(folder, self.profile.precision, True)])
+        self._make_room("vision", [described_bytes(folder, self.profile.precision)])
         return describe_all(folder, device, self.profile.precision, pictures)
 
     def rulers(self) -> Rulers:

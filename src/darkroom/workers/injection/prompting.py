@@ -49,7 +49,9 @@ def read_base(editor: Editor, prompt: str, slots: int) -> Base:
         embeds = generation.embed(editor, text)
     except PromptTooLong as error:
         raise InputTooLarge(f"base_prompt {error}", field="base_prompt") from error
-    return Base(slotted, text, embeds, places, editor.transformer.txt_norm.weight.detach().float())
+    # The transformer may be out of the device at this moment, and its gain is multiplied with what is inside.
+    gain = editor.transformer.txt_norm.weight.detach().to(embeds.device, torch.float32)
+    return Base(slotted, text, embeds, places, gain)
 
 
 def read_caption(editor: Editor, base: Base, caption: str, name: str) -> tuple[Tensor, Tensor]:
