@@ -19,6 +19,7 @@ from darkroom.errors import FetchFailed, InputTooLarge, InvalidInput, ModelNotRe
 from darkroom.faults import is_the_devices
 from darkroom.models.folding import touches_modulation, undress, wear
 from darkroom.models.hub import Tell, download, unheard
+from darkroom.models.lora_alpha import settings_of, with_own_alpha
 from darkroom.models.presets import LoraFile
 from darkroom.models.weights import verify
 
@@ -51,10 +52,14 @@ def read(data: bytes, scale: float, field: str) -> Lora:
     from safetensors.torch import load
 
     try:
-        return Lora(load(data), scale, field)
+        weights = load(data)
     except SafetensorError:
         kind = "a pickle, which can run code," if data[:2] in (b"PK", b"\x80\x02", b"\x80\x04") else "something else"
         raise InvalidInput(f"{field} must be a safetensors file; it is {kind} and is refused", field=field) from None
+    try:
+        return Lora(with_own_alpha(weights, settings_of(data)), scale, field)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InvalidInput(f"{field}: what the file's header says of its alpha cannot be read", field=field) from error
 
 
 def from_folder(folder: Path | None, name: str, scale: float, field: str) -> Lora | None:
