@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 
 from darkroom.models.bridge import Bridge, digest, from_bytes, to_bytes, untrained
@@ -70,6 +71,19 @@ def test_both_phases_learn_and_the_editor_stays_as_it_is(enhanced: EnhancedEdito
     for part, weights in zip(parts, before, strict=True):
         assert all(torch.equal(value, weights[name]) for name, value in part.state_dict().items())
         assert all(parameter.grad is None for parameter in part.parameters())
+
+
+def test_a_training_that_stopped_between_two_steps_does_not_keep_this_one_from_stepping(
+    enhanced: EnhancedEditor, lessons: list[Lesson]
+) -> None:
+    """accelerate remembers for the whole process that gradients are being gathered."""
+    other = Accelerator(gradient_accumulation_steps=2, cpu=True)
+    with other.accumulate(torch.nn.Linear(1, 1)):
+        assert not other.sync_gradients
+    trainer = Trainer(enhanced, lessons, replace(QUICK, flow_epochs=0))
+    before = {name: value.clone() for name, value in trainer.bridge.state_dict().items()}
+    finish(trainer)
+    assert any(not torch.equal(value, before[name]) for name, value in trainer.bridge.state_dict().items())
 
 
 def test_the_flow_loss_reaches_the_bridge_through_both_models(eyes: VisionExtractor) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import io
 import json
+import weakref
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from PIL import Image
 
 from darkroom.models.bridge import digest, from_bytes
+from darkroom.workers import bridge_train
 from tests.service.conftest import MakeService, stored
 from tests.service.test_bridge_compare import compare_job, keep, vision
 
@@ -68,6 +71,30 @@ async def test_a_bridge_is_trained_stored_and_taken_by_a_comparison(make_service
     assert compared["bridge"]["about"]["epochs"] == 2
     assert compared["bridge"]["about"]["made_for"].keys() == {"tower", "vision"}
     assert not any("was made for another" in warning for warning in compared["warnings"])
+
+
+async def test_the_vision_model_is_gone_before_the_editor_is_asked_for(
+    make_service: MakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where models are loaded one after the other: else both would be in memory at once."""
+    eyes, alive = list[weakref.ref[Any]](), list[bool]()
+    opened, begun = bridge_train.open_vision, bridge_train.begun
+
+    def watched(*args: Any) -> Any:
+        found = opened(*args)
+        eyes.append(weakref.ref(found))
+        return found
+
+    def looked(*args: Any) -> Any:
+        gc.collect()
+        alive.append(eyes[0]() is not None)
+        return begun(*args)
+
+    monkeypatch.setattr(bridge_train, "open_vision", watched)
+    monkeypatch.setattr(bridge_train, "begun", looked)
+    reply = await make_service().handle(train_job(triples(), loading="sequential"))
+    assert "error" not in reply, reply
+    assert alive == [False]
 
 
 async def test_a_training_that_was_cancelled_goes_on_with_the_same_result(

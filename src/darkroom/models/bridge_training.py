@@ -151,6 +151,9 @@ class Trainer:
         optimizer = torch.optim.AdamW(self._groups(bridge), options.lr, weight_decay=options.weight_decay)
         self.course = course or Course()
         restore(optimizer, bridge, training or {})
+        # accelerate keeps this for the whole process: a training that was stopped between two steps leaves it off, and
+        # then no optimizer steps.
+        self.accelerator.sync_gradients = True
         self.bridge, self._optimizer = self.accelerator.prepare(bridge, optimizer)
 
     def _groups(self, bridge: VisionBridge) -> list[dict[str, Any]]:

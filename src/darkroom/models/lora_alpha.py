@@ -44,7 +44,7 @@ def _strength(name: str, up: Tensor, settings: Mapping[str, Any]) -> float:
     """up: [out, r]."""
     patterns = settings.get("alpha_pattern") or {}
     layer = name.removeprefix(PREFIX).removesuffix(_UP)
-    alpha, rank = patterns.get(get_pattern_key(patterns, layer), settings["lora_alpha"]), up.shape[1]
+    alpha, rank = patterns.get(get_pattern_key(list(patterns), layer), settings["lora_alpha"]), up.shape[1]
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise ValueError(f"alpha of {layer} is no number")
     return float(alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))

@@ -151,6 +151,10 @@ SCHEMES: Mapping[Precision, Mapping[str, Scheme]] = {
 }
 """Per precision: the scheme of each part; parts without one keep the compute type."""
 
+WITHOUT_GRADIENTS = frozenset[Precision]({"fp8", "int8"})
+"""Through their matrices none go back: torch has no derivative of `_scaled_mm`, and torchao's INT8 product detaches its
+input, so that what arrives is the residual stream's share alone, a wrong direction."""
+
 NEEDED: Mapping[Precision, tuple[tuple[int, int], str]] = {
     "fp8": (FP8, "FP8 matrix products"),
     "int8": ((8, 0), "INT8 matrix products"),

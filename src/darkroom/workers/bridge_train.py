@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,9 +24,11 @@ from darkroom.models.bridge_training import Course, Options, Trainer, Triple, he
 from darkroom.models.editor import Editor
 from darkroom.models.enhanced import EnhancedEditor
 from darkroom.models.sight import PromptTooLong
+from darkroom.models.vision import Sight
 from darkroom.technique.bridge import BridgeConfig, parameters_of
 from darkroom.workers.bridging.opening import Extractor, grids, models_at_hand, open_vision, warn_of_strangers
-from darkroom.workers.recipe import Desk, Progress, Recipe, Streamed, Work
+from darkroom.workers.gradients import need_gradients
+from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work
 from darkroom.workers.training.epochs import diverged, earlier_checkpoint, goes_on, too_large
 
 CHECKPOINT = "checkpoints/bridge.safetensors"
@@ -42,6 +44,8 @@ class Inputs:
 
 def prepare(job: BridgeTrain, desk: Desk) -> Inputs:
     """Decode every picture and read the bridge. Raises InvalidInput, which names the triple that lacks something."""
+    if job.flow_epochs:
+        need_gradients(desk, "flow_epochs", "set it to 0")
     archive = TripleArchive(desk.clips["dataset"], "dataset", desk.limits)
     triples = [
         Triple(files.name, prompt=files.prompt, **{role: archive.picture(n) for role, n in files.pictures.items()})
@@ -62,15 +66,7 @@ def prepare(job: BridgeTrain, desk: Desk) -> Inputs:
 def run(job: BridgeTrain, desk: Desk) -> Work:
     """Look at every picture once, then train; yields after each batch and stores a checkpoint after each epoch."""
     inputs: Inputs = desk.prepared
-    with desk.clock.span("load"):
-        eyes = open_vision(job, desk)
-        wanted = grids([triple.seen for triple in inputs.triples], desk)
-    sights = []
-    for done, (triple, grid) in enumerate(zip(inputs.triples, wanted, strict=True)):
-        yield Progress("look", done, len(wanted))
-        with desk.clock.span("encode"):
-            sights.append(eyes.look(triple.seen, grid=grid, prompt=job.extractor_prompt))
-    extractor = Extractor(eyes.hidden_size, eyes.levels, job.extractor_prompt is not None)
+    sights, extractor = yield from looked_at(job, inputs.triples, desk)
     if job.loading == "sequential":
         desk.shelf.evict("vision")
     editor = desk.editor("edit")
@@ -99,6 +95,21 @@ def run(job: BridgeTrain, desk: Desk) -> Work:
         "bridge": {"file": CHECKPOINT, **asdict(bridge.config), "parameters": report["parameters"]},
         "validation": {"before": trainer.course.validation[0], "after": trainer.course.validation[-1]},
     }
+
+
+def looked_at(
+    job: BridgeTrain, triples: Sequence[Triple], desk: Desk
+) -> Generator[Event, None, tuple[list[Sight], Extractor]]:
+    """What is seen of each source, and by what. The vision model is let go here, so that the shelf can, too."""
+    with desk.clock.span("load"):
+        eyes = open_vision(job, desk)
+        wanted = grids([triple.seen for triple in triples], desk)
+    sights = []
+    for done, (triple, grid) in enumerate(zip(triples, wanted, strict=True)):
+        yield Progress("look", done, len(wanted))
+        with desk.clock.span("encode"):
+            sights.append(eyes.look(triple.seen, grid=grid, prompt=job.extractor_prompt))
+    return sights, Extractor(eyes.hidden_size, eyes.levels, job.extractor_prompt is not None)
 
 
 def begun(

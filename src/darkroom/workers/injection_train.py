@@ -23,9 +23,9 @@ from darkroom.models import heads
 from darkroom.models.editor import Editor
 from darkroom.models.heads import Head
 from darkroom.models.slots import MARK
-from darkroom.models.vision import VisionExtractor
 from darkroom.technique.injection import HeadConfig, target_of
 from darkroom.technique.latents import pack
+from darkroom.workers.gradients import need_gradients
 from darkroom.workers.injection.people import Subject, captioned, features, from_dataset
 from darkroom.workers.injection.prompting import Base, read_base, read_caption
 from darkroom.workers.injection.training import Course, Lesson, Trainer
@@ -50,6 +50,8 @@ class Earlier:
 
 def prepare(job: InjectionTrain, desk: Desk) -> list[Subject]:
     """Decode and fit every photo. Raises InvalidInput where the objective lacks something of somebody."""
+    if draws(job):
+        need_gradients(desk, "objective", 'choose "caption"')
     sweep = desk.shelf.spec("image").sweep
     subjects = from_dataset(job, desk, (sweep.width, sweep.height) if draws(job) else None)
     if reads(job) and job.captions == "sidecar":
@@ -86,13 +88,7 @@ def run(job: InjectionTrain, desk: Desk) -> Work:
     """Look at every photo once, then train; yields after each step, and stores a checkpoint after each epoch."""
     subjects = yield from told(job, desk)
     spec = desk.shelf.spec("image")
-    with desk.clock.span("load"):
-        eyes = desk.shelf.vision()
-    seen = []
-    for number, subject in enumerate(subjects):
-        yield Progress("look", number, len(subjects))
-        with desk.clock.span("encode"):
-            seen.append(tuple(features(eyes, [photo], job).cpu() for photo in subject.photos))
+    seen, sight = yield from looked_at(job, subjects, desk)
     editor = desk.editor("image")
     base_prompt = job.base_prompt or spec.sweep.base_prompt
     with desk.clock.span("encode"):
@@ -107,7 +103,7 @@ def run(job: InjectionTrain, desk: Desk) -> Work:
         editor, desk, [base_prompt.replace(MARK, " "), *(s.caption for s in subjects if reads(job))], None
     )
     size = (spec.sweep.width, spec.sweep.height)
-    config = config_of(job, eyes, editor)
+    config = config_of(job, sight, editor)
     earlier = resumed(job, config, desk)
     module = heads.untrained(config, job.seed) if earlier is None else earlier.head.module.requires_grad_(True)
     before = None if earlier is None else (earlier.course, earlier.head.training)
@@ -147,10 +143,24 @@ def told(job: InjectionTrain, desk: Desk) -> Generator[Event, None, list[Subject
     return [replace(subject, caption=said.get(subject.name, subject.caption)) for subject in subjects]
 
 
-def config_of(job: InjectionTrain, eyes: VisionExtractor, editor: Editor) -> HeadConfig:
+def looked_at(
+    job: InjectionTrain, subjects: Sequence[Subject], desk: Desk
+) -> Generator[Event, None, tuple[list[tuple[Tensor, ...]], tuple[int, int]]]:
+    """Each photo's features, and their (width, levels). The vision model is let go here, so that the shelf can, too."""
+    with desk.clock.span("load"):
+        eyes = desk.shelf.vision()
+    seen = []
+    for number, subject in enumerate(subjects):
+        yield Progress("look", number, len(subjects))
+        with desk.clock.span("encode"):
+            seen.append(tuple(features(eyes, [photo], job).cpu() for photo in subject.photos))
+    return seen, (eyes.hidden_size, eyes.levels + 1)
+
+
+def config_of(job: InjectionTrain, sight: tuple[int, int], editor: Editor) -> HeadConfig:
     """The head's form, dimensions read off the models."""
     width = editor.text_encoder.config.text_config.hidden_size
-    return HeadConfig(eyes.hidden_size, eyes.levels + 1, width, job.slots, job.rank)
+    return HeadConfig(*sight, width, job.slots, job.rank)
 
 
 def targets_of(

@@ -28,6 +28,7 @@ from darkroom.models.presets import DEFAULT
 from darkroom.models.sight import PromptTooLong
 from darkroom.technique.guidance import GuidanceFailed, GuidedStep
 from darkroom.technique.sampling import sample
+from darkroom.workers.gradients import need_gradients
 from darkroom.workers.pictures.wording import warn_of_unread
 from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work
 from darkroom.workers.video.cut import Cut, frame_name
@@ -75,6 +76,8 @@ class Clip:
 
 def prepare(job: VideoEdit, desk: Desk) -> Clip:
     """Decode the init frame, look at the frames' headers, and fetch what an earlier try has stored."""
+    if job.ttlg is not None and job.ttlg.active and job.ttlg.through == "transformer":
+        need_gradients(desk, "ttlg.through", 'choose "vae"')
     picture = decode_image(desk.files["init_image"], "init_image", desk.limits)
     for note in picture.notes:
         desk.warn(note)

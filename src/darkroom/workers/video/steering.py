@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from darkroom.errors import InvalidInput
 from darkroom.jobs import Guidance
 from darkroom.models.differentiable import guiding_decoder, recomputing
 from darkroom.models.editor import Editor
@@ -30,12 +29,6 @@ class Steering:
         if self.wanted is None or not self.wanted.active:
             return denoise
         if self.wanted.through == "transformer":
-            if hasattr(editor.transformer, "followers"):
-                raise InvalidInput(
-                    "ttlg.through: no gradients go through the transformer of a worker with several GPUs "
-                    '(DARKROOM_GPUS); choose "vae"',
-                    field="ttlg.through",
-                )
             denoise = recomputing(editor, denoise)
         return guided(
             denoise,
