@@ -255,6 +255,35 @@ def test_a_job_that_no_worker_takes_is_told_with_the_reason(endpoint: FakeEndpoi
     assert EndpointHealth.model_validate({"workers": {"unhealthy": 1, "initializing": 1}}).trouble is None
 
 
+@pytest.mark.parametrize(("fails_after", "ends_as", "jobs"), [(55.0, WaitTimeout, 2), (59.99, JobFailed, 1)])
+def test_the_time_limit_is_for_all_attempts_together(
+    monkeypatch: pytest.MonkeyPatch, fails_after: float, ends_as: type[Exception], jobs: int
+) -> None:
+    now, submitted = 0.0, list[float]()
+    monkeypatch.setattr("darkroom.client.protocol.time", SimpleNamespace(monotonic=lambda: now))
+    flow = Protocol(polling=Polling(most_seconds=0.5)).run({"type": "health"}, {}, None, 60.0)
+
+    def answer(call: Call) -> Answer:
+        if call.address == "/run":
+            submitted.append(now)
+            return Answer(200, body=b'{"id": "j", "status": "IN_QUEUE"}')
+        failed = now - submitted[-1] >= fails_after
+        told = {"status": "FAILED", "error": "FETCH_FAILED: away"} if failed else {"status": "IN_PROGRESS"}
+        return Answer(200, body=json.dumps({"id": "j", **told}).encode())
+
+    def drive() -> None:
+        nonlocal now
+        asked = next(flow)
+        while True:
+            if isinstance(asked, Pause):
+                now += asked.seconds
+            asked = flow.send(None if isinstance(asked, Pause) else answer(asked))
+
+    with pytest.raises(ends_as):
+        drive()
+    assert (len(submitted), now) == (jobs, pytest.approx(60.0, abs=1.0))
+
+
 def test_waiting_longer_than_asked_leaves_the_job_alone(client: Client, endpoint: FakeEndpoint, photo: Path) -> None:
     with pytest.raises(WaitTimeout) as caught:
         client.edit([photo], "slow 30", timeout_seconds=0.1)

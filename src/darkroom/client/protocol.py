@@ -133,8 +133,10 @@ class Protocol:
     ) -> Flow[tuple[JobHandle, JobStatus]]:
         """Submit and wait; a job that failed but may succeed is submitted again under the same key.
 
-        `progress` hears of each submission at once: whoever stops waiting has the id to cancel.
+        `progress` hears of each submission at once: whoever stops waiting has the id to cancel. timeout_seconds: of all
+        submissions together; none follows a failure that leaves no time for it.
         """
+        until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         keyed = {**job_input, "idempotency_key": job_input.get("idempotency_key") or new_key()}
         for attempt in range(1, self.retry.job_attempts + 1):
             handle = yield from self.submit(keyed, envelope)
@@ -142,11 +144,14 @@ class Protocol:
             if progress is not None:
                 progress(accepted)
             try:
-                return handle, (yield from self.wait(handle.id, progress, timeout_seconds, accepted))
+                left = None if until is None else max(0.0, until - time.monotonic())
+                return handle, (yield from self.wait(handle.id, progress, left, accepted))
             except JobFailed as error:
-                if not error.retryable or attempt == self.retry.job_attempts:
+                pause = self.retry.backoff(attempt)
+                late = until is not None and time.monotonic() + pause >= until
+                if not error.retryable or attempt == self.retry.job_attempts or late:
                     raise
-                yield Pause(self.retry.backoff(attempt))
+                yield Pause(pause)
         raise AssertionError("job_attempts is at least 1")
 
     def cancel(self, job_id: str) -> Flow[JobStatus]:
