@@ -26,13 +26,14 @@ ARROWS = {
     "edge": "service progress settings",  # what the SDK needs of the service and the other way round
     # The only room where rooms meet; models.specs for the limits that belong to a profile.
     "service": "jobs workers models.shelf models.specs artifacts storage fetch timing settings "
-    "ticket runner progress delivery spool sources stream claims",
+    "ticket runner progress delivery spool sources stream claims scratch",
     # The service's own parts, each of them testable alone.
     "ticket": "jobs storage delivery timing",
     "runner": "workers.recipe artifacts faults",
     "faults": "",  # told apart by two rooms: where models load, and where jobs run
     "delivery": "artifacts storage",
     "claims": "storage",
+    "scratch": "",
     "spool": "artifacts",
     "sources": "fetch jobs settings storage",
     "stream": "artifacts storage workers.recipe",

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -26,6 +25,7 @@ from darkroom.models.shelf import Shelf, default_budget, read_card
 from darkroom.models.specs import resolve
 from darkroom.progress import ProgressFeed, Send, post
 from darkroom.runner import Runner
+from darkroom.scratch import Scratch
 from darkroom.settings import Settings
 from darkroom.spool import Kept, Spool
 from darkroom.storage import MissingKey, Store, bare_endpoint, open_store, store_of
@@ -147,11 +147,11 @@ class Service:
             ticket.request_hash,
             lambda entry: feed.keep({"file": delivery.announced(ticket.store, ticket.folder, entry, ticket.wish)}),
         )
-        with tempfile.TemporaryDirectory(prefix="darkroom-") as folder:
+        with Scratch(self._io) as scratch:
             try:
                 with ticket.clock.span("fetch"):
-                    desk = await self._in_io(lambda: self._streaming_desk(ticket, stream, Path(folder)))
-                return await self._run(ticket, run, desk, feed, stream)
+                    desk = await scratch.work(lambda: self._streaming_desk(ticket, stream, scratch.folder))
+                return await self._run(ticket, run, desk, feed, stream, scratch)
             except DarkroomError as error:
                 await self._in_io(stream.close)
                 error.details.update(stream.told())
@@ -160,7 +160,15 @@ class Service:
                 # Also where the job was cancelled: what is finished is stored, and nothing is stored after that.
                 await asyncio.shield(self._in_io(stream.close))
 
-    async def _run(self, ticket: Ticket, run: Recipe, desk: Desk, feed: ProgressFeed, stream: Stream | None) -> Kept:
+    async def _run(
+        self,
+        ticket: Ticket,
+        run: Recipe,
+        desk: Desk,
+        feed: ProgressFeed,
+        stream: Stream | None,
+        scratch: Scratch | None = None,
+    ) -> Kept:
         artifacts, encoding, prepare = list[Artifact](), list[Future[Artifact]](), run.prepare
         over = threading.Event()
 
@@ -187,7 +195,8 @@ class Service:
         desk.tell = tell
         try:
             if prepare is not None:
-                desk.prepared = await self._in_io(lambda: prepare(ticket.job, desk))
+                in_io = self._in_io if scratch is None else scratch.work
+                desk.prepared = await in_io(lambda: prepare(ticket.job, desk))
             asked = time.perf_counter()
             outcome = await self._runner.run(start, listen)
             stored = [] if stream is None else await self._in_io(stream.finish)

@@ -27,8 +27,7 @@ from darkroom.models.sight import PromptTooLong
 from darkroom.models.vision import Sight
 from darkroom.technique.bridge import BridgeConfig, parameters_of
 from darkroom.workers.bridging.opening import Extractor, grids, models_at_hand, open_vision, warn_of_strangers
-from darkroom.workers.gradients import need_gradients
-from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work
+from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work, need_gradients
 from darkroom.workers.training.epochs import diverged, earlier_checkpoint, goes_on, too_large
 
 CHECKPOINT = "checkpoints/bridge.safetensors"

@@ -25,12 +25,11 @@ from darkroom.models.heads import Head
 from darkroom.models.slots import MARK
 from darkroom.technique.injection import HeadConfig, target_of
 from darkroom.technique.latents import pack
-from darkroom.workers.gradients import need_gradients
 from darkroom.workers.injection.people import Subject, captioned, features, from_dataset
 from darkroom.workers.injection.prompting import Base, read_base, read_caption
 from darkroom.workers.injection.training import Course, Lesson, Trainer
 from darkroom.workers.pictures.wording import warn_of_unread
-from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work
+from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work, need_gradients
 from darkroom.workers.training.epochs import diverged, earlier_checkpoint, goes_on, too_large
 
 CHECKPOINT = "checkpoints/head.safetensors"

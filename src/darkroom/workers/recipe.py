@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.artifacts import Artifact
+from darkroom.errors import InvalidInput
 from darkroom.jobs import Limits
 from darkroom.models.editor import Editor
+from darkroom.models.precision import WITHOUT_GRADIENTS
 from darkroom.models.shelf import Shelf
 from darkroom.timing import Clock
 
@@ -138,3 +140,15 @@ class Recipe:
     exclusive: bool = True
     prepare: Callable[[Any, Desk], Any] | None = None
     streams: bool = False
+
+
+def need_gradients(desk: Desk, field: str, instead: str) -> None:
+    """Raises InvalidInput about `field`, with `instead` as the way out, where this worker's transformer passes none."""
+    profile = desk.shelf.profile
+    if profile.gpus > 1:
+        where = "of a worker with several GPUs (DARKROOM_GPUS)"
+    elif profile.precision in WITHOUT_GRADIENTS:
+        where = f"in {profile.precision} (DARKROOM_PRECISION: bf16 and fp8_storage pass them)"
+    else:
+        return
+    raise InvalidInput(f"{field}: no gradients go through the transformer {where}; {instead}", field=field)

@@ -28,9 +28,8 @@ from darkroom.models.presets import DEFAULT
 from darkroom.models.sight import PromptTooLong
 from darkroom.technique.guidance import GuidanceFailed, GuidedStep
 from darkroom.technique.sampling import sample
-from darkroom.workers.gradients import need_gradients
 from darkroom.workers.pictures.wording import warn_of_unread
-from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work
+from darkroom.workers.recipe import Desk, Event, Progress, Recipe, Streamed, Work, need_gradients
 from darkroom.workers.video.cut import Cut, frame_name
 from darkroom.workers.video.footage import DEFAULT_FPS, Footage, Take, open_footage
 from darkroom.workers.video.rows import Row, guidance_fields, plots, step_record, table
