@@ -39,7 +39,8 @@ class Scratch:
         if all(working.done() for working in self._working):
             self._remove()
         else:
-            Thread(target=self._remove, name="scratch", daemon=True).start()
+            # No daemon: a worker that ends waits for its pools' threads anyway, and the folder has to go after them.
+            Thread(target=self._remove, name="scratch").start()
 
     def _remove(self) -> None:
         wait(self._working)

@@ -158,7 +158,8 @@ class Service:
                 raise
             finally:
                 # Also where the job was cancelled: what is finished is stored, and nothing is stored after that.
-                await asyncio.shield(self._in_io(stream.close))
+                # As work in the folder: the stream's thread keeps frames there, also after a second cancel.
+                await asyncio.shield(scratch.work(stream.close))
 
     async def _run(
         self,

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from darkroom.client import (
@@ -255,33 +256,46 @@ def test_a_job_that_no_worker_takes_is_told_with_the_reason(endpoint: FakeEndpoi
     assert EndpointHealth.model_validate({"workers": {"unhealthy": 1, "initializing": 1}}).trouble is None
 
 
+@pytest.mark.parametrize("kind", ["sync", "asynchronous"])
 @pytest.mark.parametrize(("fails_after", "ends_as", "jobs"), [(55.0, WaitTimeout, 2), (59.99, JobFailed, 1)])
 def test_the_time_limit_is_for_all_attempts_together(
-    monkeypatch: pytest.MonkeyPatch, fails_after: float, ends_as: type[Exception], jobs: int
+    monkeypatch: pytest.MonkeyPatch, fails_after: float, ends_as: type[WaitTimeout | JobFailed], jobs: int, kind: str
 ) -> None:
     now, submitted = 0.0, list[float]()
-    monkeypatch.setattr("darkroom.client.protocol.time", SimpleNamespace(monotonic=lambda: now))
-    flow = Protocol(polling=Polling(most_seconds=0.5)).run({"type": "health"}, {}, None, 60.0)
 
-    def answer(call: Call) -> Answer:
-        if call.address == "/run":
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    async def sleep_too(seconds: float) -> None:
+        sleep(seconds)
+
+    monkeypatch.setattr("darkroom.client.protocol.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("darkroom.client.sync.time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr("darkroom.client.asynchronous.asyncio", SimpleNamespace(sleep=sleep_too))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/run"):
             submitted.append(now)
-            return Answer(200, body=b'{"id": "j", "status": "IN_QUEUE"}')
+            return httpx.Response(200, json={"id": f"j{len(submitted)}", "status": "IN_QUEUE"})
         failed = now - submitted[-1] >= fails_after
         told = {"status": "FAILED", "error": "FETCH_FAILED: away"} if failed else {"status": "IN_PROGRESS"}
-        return Answer(200, body=json.dumps({"id": "j", **told}).encode())
+        return httpx.Response(200, json={"id": f"j{len(submitted)}", **told})
+
+    polling, transport = Polling(most_seconds=0.5), httpx.MockTransport(answer)
 
     def drive() -> None:
-        nonlocal now
-        asked = next(flow)
-        while True:
-            if isinstance(asked, Pause):
-                now += asked.seconds
-            asked = flow.send(None if isinstance(asked, Pause) else answer(asked))
+        with Client("http://endpoint.test/v2/x", polling=polling, transport=transport) as client:
+            client.run({"type": "health"}, timeout_seconds=60.0)
 
-    with pytest.raises(ends_as):
-        drive()
+    async def drive_too() -> None:
+        async with AsyncClient("http://endpoint.test/v2/x", polling=polling, transport=transport) as client:
+            await client.run({"type": "health"}, timeout_seconds=60.0)
+
+    with pytest.raises(ends_as) as caught:
+        drive() if kind == "sync" else asyncio.run(drive_too())
     assert (len(submitted), now) == (jobs, pytest.approx(60.0, abs=1.0))
+    assert caught.value.job_id == f"j{jobs}"
 
 
 def test_waiting_longer_than_asked_leaves_the_job_alone(client: Client, endpoint: FakeEndpoint, photo: Path) -> None:
