@@ -37,7 +37,6 @@ class Batch:
             part[chosen].to(self.device).float() for part in (pairs.target, pairs.source, pairs.seen, pairs.changed)
         )
         """[B, N]: of each cell's pixels, those that the edit changes."""
-        self.changed = self.changed_shares > 0
         self._chosen = chosen
         self._grids, self._seen_grids = [pairs.grid] * (1 + pairs.references), pairs.seen_grids
         self._asked = self._read(ids)
