@@ -554,16 +554,13 @@ def test_noise_levels_visit_every_part_of_the_schedule_and_half_are_blind() -> N
     assert (levels > 0.75).float().mean() > 0.5
 
 
-def test_flow_loss_weighs_changed_cells_their_outlines_and_small_noise_levels() -> None:
-    weighing = FlowRecipe(changed_share=0.6, outline=3.0, full_weight_sigma=0.4)
+def test_flow_loss_weighs_changed_cells_and_small_noise_levels() -> None:
+    weighing = FlowRecipe(changed_share=0.6, full_weight_sigma=0.4)
     errors = torch.tensor([[1.0, 2.0, 4.0, 8.0], [1.0, 2.0, 4.0, 8.0]])
-    shares = torch.tensor([[0.0, 0.0, 0.5, 1.0], [1.0, 1.0, 1.0, 1.0]])
-    half_outlined = 0.6 * (3 * 4 + 8) / (3 + 1) + 0.4 * (1 + 2) / 2
-    whole = (1 + 2 + 4 + 8) / 4
-    loss = flow_loss(errors, shares, torch.tensor([0.2, 0.9]), weighing)
-    torch.testing.assert_close(loss, torch.tensor((half_outlined * 0.5**2 + whole) / 2))
-    plain = flow_loss(errors[:1], shares[:1], torch.tensor([0.9]), FlowRecipe(changed_share=0.6))
-    torch.testing.assert_close(plain, torch.tensor(0.6 * (4 + 8) / 2 + 0.4 * (1 + 2) / 2))
+    changed = torch.tensor([[False, False, False, True], [True, True, True, True]])
+    some, whole = 0.6 * 8 + 0.4 * (1 + 2 + 4) / 3, (1 + 2 + 4 + 8) / 4
+    loss = flow_loss(errors, changed, torch.tensor([0.2, 0.9]), weighing)
+    torch.testing.assert_close(loss, torch.tensor((some * 0.5**2 + whole) / 2))
 
 
 # The least singular values of a random square matrix are too near 0 to come out near 1.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from darkroom.models.single_frame import single_frame
 from darkroom.pocket.stages.compiling import compiled
+from darkroom.pocket.stages.fast_numbers import autocast
 from darkroom.technique.latents import normalise, pack
 
 Bytes = NDArray[np.uint8]
@@ -42,7 +43,7 @@ class Encoder:
         count = len(pixels)
         if self._compiles:
             pixels = pixels[torch.arange(_AT_ONCE).clamp(max=count - 1)]
-        with torch.autocast(self._device.type, torch.bfloat16):
+        with autocast(self._device):
             found: Tensor = self._find(self._lean, pixels.to(self._device).float() / 127.5 - 1)
         return found[:count].float().cpu()
 

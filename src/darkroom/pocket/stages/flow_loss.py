@@ -10,15 +10,12 @@ class Weighing(Protocol):
     """changed_share: of the loss, what belongs to the cells that an edit changes, however few they are.
 
     full_weight_sigma: below it the loss is that of the clean latents, which sampling's small last steps call for.
-    outline: how many times as much as others a cell counts through which the outline of the change goes.
     """
 
     @property
     def changed_share(self) -> float: ...
     @property
     def full_weight_sigma(self) -> float: ...
-    @property
-    def outline(self) -> float: ...
 
 
 def noise_levels(count: int, shift: float, blind_from: float, generator: torch.Generator) -> Tensor:
@@ -29,18 +26,13 @@ def noise_levels(count: int, shift: float, blind_from: float, generator: torch.G
     return sigmas[torch.randperm(count, generator=generator)]
 
 
-def flow_loss(errors: Tensor, shares: Tensor, sigma: Tensor, weighing: Weighing) -> Tensor:
-    """Squared errors [B, N] of the cells' velocities, averaged per edit over the cells that it changes and over its
-    others, then over the batch.
-
-    shares: [B, N], of each cell's pixels those that the edit changes, 0 to 1. sigma: [B].
-    """
-    changed = shares > 0
-    counts = torch.where(changed & (shares < 1), weighing.outline, 1.0)
-    parts = []
-    for part, share in ((counts * changed, weighing.changed_share), ((~changed).float(), 1 - weighing.changed_share)):
-        parts.append(share * (errors * part).sum(dim=1) / part.sum(dim=1).clamp(min=1))
+def flow_loss(errors: Tensor, changed: Tensor, sigma: Tensor, weighing: Weighing) -> Tensor:
+    """Squared errors [B, N] of the cells' velocities, averaged per edit over its `changed` [B, N] and over its other
+    cells, then over the batch; sigma: [B]."""
+    shares = []
+    for part, share in ((changed, weighing.changed_share), (~changed, 1 - weighing.changed_share)):
+        shares.append(share * (errors * part).sum(dim=1) / part.sum(dim=1).clamp(min=1))
     # Edits of the whole picture have no other cells.
     whole = torch.where(changed.all(dim=1), 1 / weighing.changed_share, 1.0)
     weights = (sigma / weighing.full_weight_sigma).clamp(max=1).square()
-    return ((parts[0] * whole + parts[1]) * weights).mean()
+    return ((shares[0] * whole + shares[1]) * weights).mean()

@@ -45,9 +45,6 @@ class FlowRecipe:
     blank: Annotated[float, Field(ge=0, le=1)] = 0.08
     # Share of the loss that belongs to the cells that an edit changes, however few they are.
     changed_share: Annotated[float, Field(gt=0, le=1)] = 0.6
-    # How many times as much as others a cell counts through which the outline of what changes goes: 16 pixels with two
-    # things in them are the hardest to draw, and few.
-    outline: PositiveFloat = 1.0
     # Share of batches in 2509's form: one checkpoint serves `zero_cond_t` on and off.
     earlier_form: Annotated[float, Field(ge=0, le=1)] = 0.2
     # Below this sigma the loss is that of the clean latents, which sampling's small last steps call for.
@@ -229,4 +226,4 @@ def _loss(
         # Then the last blocks need no backward pass.
         return read
     errors = (found - (noise - batch.target)).pow(2).mean(dim=-1)
-    return velocity_weight * flow_loss(errors, batch.changed_shares, sigma, learner.recipe) + read
+    return velocity_weight * flow_loss(errors, batch.changed, sigma, learner.recipe) + read

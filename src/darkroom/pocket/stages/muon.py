@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from darkroom.pocket.stages.fast_numbers import fast_numbers
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -49,7 +51,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrices: Tensor, iterations: int = 5) -> Tensor:
     """The nearly orthogonal factor of each of [N, rows, columns]: singular values between about 0.7 and 1.2."""
     a, b, c = _COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.to(fast_numbers(matrices.device))
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT.contiguous()

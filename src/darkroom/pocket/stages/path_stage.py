@@ -166,4 +166,4 @@ class _Walker:
 
     def _loss(self, batch: Batch, difference: Tensor, sigma: float | Tensor) -> Tensor:
         levels = torch.as_tensor(sigma, device=batch.device).expand(len(difference))
-        return flow_loss(difference.square().mean(dim=-1), batch.changed_shares, levels, self.flow)
+        return flow_loss(difference.square().mean(dim=-1), batch.changed, levels, self.flow)

@@ -20,6 +20,7 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from darkroom.pocket.evaluate import HELD_OUT_SEED
 from darkroom.pocket.stages.checkpoint import keep, load_checkpoint, resume
 from darkroom.pocket.stages.course import Course
+from darkroom.pocket.stages.fast_numbers import autocast
 from darkroom.pocket.stages.muon import Muon
 from darkroom.pocket.stages.schedule import trapezoid
 from darkroom.pocket.stages.truth import NO_DOT, NO_SHAPE, UNASKED, mean_colours, scene_cells
@@ -131,7 +132,7 @@ def _losses(
     described: Sequence[Described],
 ) -> tuple[Tensor, Tensor]:
     device = model.device
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device):
         seen, grid = _seen(model, processor, described)
         ids, labels = _told(processor, described)
         telling = _telling(model, seen, ids, labels, grid)

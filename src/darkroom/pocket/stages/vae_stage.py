@@ -18,6 +18,7 @@ from darkroom.models.single_frame import absorb, single_frame
 from darkroom.pocket.stages.checkpoint import keep, resume
 from darkroom.pocket.stages.compiling import compiled
 from darkroom.pocket.stages.course import Course
+from darkroom.pocket.stages.fast_numbers import autocast
 from darkroom.pocket.stages.muon import Muon
 from darkroom.pocket.stages.schedule import warm_then_linear
 from darkroom.pocket.stages.vae_start import start_vae
@@ -155,7 +156,7 @@ def _step(
     generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
     cells = recipe.crop // 8
     noise = torch.randn(len(images), 16, 1, cells, cells, generator=generator) * recipe.latent_noise
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device):
         out = round_trip(lean, images, noise.to(device))
     loss = _loss(out.float(), images)
     factor = warm_then_linear(step, recipe.steps, warmup=50)

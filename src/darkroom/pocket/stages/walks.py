@@ -9,6 +9,7 @@ from diffusers import QwenImageTransformer2DModel as Transformer
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
 
+from darkroom.pocket.stages.fast_numbers import autocast
 from darkroom.pocket.stages.lean_transformer import Velocity, rotary, velocity
 from darkroom.pocket.stages.lesson import Lesson
 from darkroom.pocket.stages.prompts import embed, positions
@@ -37,6 +38,7 @@ class Batch:
             part[chosen].to(self.device).float() for part in (pairs.target, pairs.source, pairs.seen, pairs.changed)
         )
         """[B, N]: of each cell's pixels, those that the edit changes."""
+        self.changed = self.changed_shares > 0
         self._chosen = chosen
         self._grids, self._seen_grids = [pairs.grid] * (1 + pairs.references), pairs.seen_grids
         self._asked = self._read(ids)
@@ -44,7 +46,7 @@ class Batch:
     def _read(self, ids: Tensor) -> Tensor:
         """Words [B, L, D]."""
         places = positions(self._encoder, ids[0], self._seen_grids).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device):
             return embed(self._encoder, ids.to(self.device), self._seen, places)
 
     @cached_property
@@ -90,7 +92,7 @@ class Batch:
         def found(x: Tensor, sigma: float | Tensor) -> tuple[Tensor, list[Tensor]]:
             noisy = torch.as_tensor(sigma, device=self.device, dtype=torch.float32).expand(len(x))
             sigmas = torch.stack([noisy, noisy if earlier_form else torch.zeros_like(noisy)])
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with autocast(self.device):
                 out, hidden = self._find(model, x, self._reference, words, sigmas, turns)
             return out.float(), hidden
 
