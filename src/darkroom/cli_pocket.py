@@ -11,6 +11,9 @@ import typer
 
 from darkroom.cli_options import told
 
+# Options of `train` that mean nothing where the family is not trained.
+_OF_EDIT = ("--steps", "--shards", "--kind", "--sight-of", "--freeze-text", "--compile")
+
 pocket = typer.Typer(
     name="pocket",
     help="The pocket model: a whole Qwen-Image-Edit family in miniature, made here from a seed.",
@@ -46,8 +49,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="The device's by default; long shows twice the edits, smoke makes a few steps of everything.",
-            metavar="cpu|long|gpu|smoke",
+            help="The device's by default; short shows a quarter of the edits, smoke makes a few steps of everything.",
+            metavar="cpu|short|gpu|smoke",
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the flow stage; the recipe's by default.")] = None,
@@ -59,6 +62,10 @@ def train(
         Path | None,
         typer.Option(help="A family whose training goes on, and for which other parts are made.", metavar="FOLDER"),
     ] = None,
+    sight_of: Annotated[
+        Path | None,
+        typer.Option(help="A family whose VAE and sight are taken; all else begins from nothing.", metavar="FOLDER"),
+    ] = None,
     freeze_text: Annotated[
         bool, typer.Option("--freeze-text", help="Leave the text encoder of --begin-with as it is.")
     ] = False,
@@ -67,7 +74,7 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="Any of the recipe's, as times.follow=8; repeatable."),
     ] = None,
     compiled: Annotated[
-        bool | None, typer.Option("--compile/--no-compile", help="By default as the recipe says.")
+        bool | None, typer.Option("--compile/--no-compile", help="VAE, examples, flow; by default as the recipe says.")
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="0 takes all, or half of them while others are busy.")] = 0,
     export: Annotated[bool, typer.Option("--export", help="Only write what the checkpoints hold so far.")] = False,
@@ -95,13 +102,14 @@ def train(
         "--shards": shards,
         "--kind": kind,
         "--begin-with": begin_with,
+        "--sight-of": sight_of,
         "--set": settings,
         "--compile": compiled,
         "--freeze-text": freeze_text or None,
         "--threads": threads or None,
         "--device": device,
     }
-    of_edit = {name: of_training[name] for name in ("--steps", "--shards", "--kind", "--freeze-text", "--compile")}
+    of_edit = {name: of_training[name] for name in _OF_EDIT}
     if export and (vain := given(of_training)):
         raise typer.BadParameter(
             f"writes the family that --work holds, however it is trained; leave out {vain}", param_hint="--export"
@@ -130,7 +138,7 @@ def train(
                 goes_on=begin_with is not None,
                 settings=settings or (),
             )
-            training.train_and_tell(parts, work, chosen, course, threads, begin_with, install)
+            training.train_and_tell(parts, work, chosen, course, threads, begin_with, sight_of, install)
 
 
 @pocket.command()

@@ -20,6 +20,7 @@ import torch
 from diffusers import QwenImageEditPlusPipeline
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration as TextEncoder
 from typer.testing import CliRunner
 
 from darkroom.cli_pocket import pocket
@@ -60,7 +61,7 @@ from darkroom.pocket.stages.schedule import ramp, trapezoid, warm_then_linear
 from darkroom.pocket.stages.sight_stage import SightRecipe, train_sight
 from darkroom.pocket.stages.transformer_start import start_transformer
 from darkroom.pocket.stages.truth import NO_LETTER, NO_SHAPE
-from darkroom.pocket.stages.vae_stage import VaeRecipe, train_vae
+from darkroom.pocket.stages.vae_stage import VaeRecipe, polish_decoder, train_vae
 from darkroom.pocket.stages.walks import Batch
 from darkroom.pocket.tokens import train_tokenizer
 from darkroom.pocket.training import choose_recipe, train_and_tell, with_settings
@@ -111,6 +112,19 @@ def test_the_vae_learns_and_resumes_to_the_same_weights(tmp_path: Path) -> None:
     train_vae(halves, VAE, tmp_path / "halves.pt", Course())
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), halves.parameters(), strict=True))
     assert whole.config.latents_std == halves.config.latents_std != [1.0] * 16
+
+
+def test_the_decoder_learns_alone(tmp_path: Path) -> None:
+    vae, picture = family().vae, torch.rand(1, 3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+    def latents() -> Tensor:
+        with torch.no_grad():
+            return torch.as_tensor(vae.encode(picture).latent_dist.mean)
+
+    before = latents()
+    losses = polish_decoder(vae, replace(VAE, pool=8), tmp_path / "decoder.pt", Course())
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    torch.testing.assert_close(latents(), before, rtol=1e-5, atol=1e-6)
 
 
 def test_sight_learns(tmp_path: Path) -> None:
@@ -701,6 +715,28 @@ def test_training_goes_on_from_a_finished_family(tmp_path: Path) -> None:
     assert not [path for path in further.rglob("*.json") if str(tmp_path) in path.read_text()]
 
 
+def test_a_family_begins_with_the_vae_and_sight_of_another(tmp_path: Path) -> None:
+    work, stages = tmp_path / "work", set[str]()
+    recipe = replace(RECIPES["smoke"], shards={"pairs": (1, 1)}, times={})
+    course = Course(show=lambda stage, *_: stages.add(stage))
+    made = train_family(work, recipe, course, torch.get_num_threads(), sight_of=EDIT)
+    assert {"flow", "path"} < stages
+    assert not stages & {"vae", "decoder", "sight"}
+    assert weights(made)["vae"] == weights(EDIT)["vae"]
+    new, shipped = (TextEncoder.from_pretrained(folder / "text_encoder").model for folder in (made, EDIT))
+    same = [torch.equal(*pair) for pair in zip(new.visual.parameters(), shipped.visual.parameters(), strict=True)]
+    assert all(same)
+    words = zip(new.language_model.parameters(), shipped.language_model.parameters(), strict=True)
+    assert not any(torch.equal(*pair) for pair in words if pair[0].ndim > 1)
+
+    assert train_family(work, recipe, Course(), sight_of=EDIT) == made
+    with pytest.raises(OtherRecipe, match=f"{work} was begun with a --sight-of; go on as it was begun"):
+        train_family(work, recipe, Course())
+    other = build(tmp_path / "other", seed=5)
+    with pytest.raises(OtherRecipe, match=f"{work} was begun with another sight than that of {other}; "):
+        train_family(work, recipe, Course(), sight_of=other)
+
+
 def test_what_is_saved_again_is_the_same(tmp_path: Path) -> None:
     pipeline = family()
     for name in ("one", "two"):
@@ -919,7 +955,7 @@ def test_the_whole_training_stopped_again_and_again_makes_every_shipped_file(tmp
     lines: list[str] = []
     for _ in range(12):
         course = Course(lines.append, minutes=7, clock=Ticking())
-        train_and_tell(PARTS, halves, RECIPES["smoke"], course, threads, None, put_in_place=False)
+        train_and_tell(PARTS, halves, RECIPES["smoke"], course, threads, None, None, put_in_place=False)
         if "the same command goes on" not in lines[-1]:
             break
     assert sum("minutes are over" in line for line in lines) > 3
@@ -978,7 +1014,7 @@ def test_exporting_takes_no_orders_for_a_training(tmp_path: Path) -> None:
         (["--minutes", "0"], "--minutes: 0 is no time"),
         (["--minutes", "nan"], "--minutes: nan is no time"),
         (["--device", "tpu"], "--device.*tpu: not one of cpu, cuda"),
-        (["--recipe", "fast"], "--recipe.*fast: not one of cpu, long, gpu, smoke"),
+        (["--recipe", "fast"], "--recipe.*fast: not one of cpu, short, gpu, smoke"),
         (["--part", "ears"], "--part.*ears: not one of edit"),
         (["--kind", "juggle"], "--kind.*juggle: not one of recolour"),
         (["--set", "flow.speed=2"], "--set: 'flow.speed' is no setting of a recipe"),
@@ -989,6 +1025,9 @@ def test_exporting_takes_no_orders_for_a_training(tmp_path: Path) -> None:
         (["--part", "identity", "--begin-with", "x"], "--begin-with: identity is made for no family"),
         (["--freeze-text"], "--freeze-text needs --begin-with"),
         (["--begin-with", "nowhere"], "--begin-with: there is no family in nowhere"),
+        (["--sight-of", "nowhere"], "--sight-of: there is no family in nowhere"),
+        (["--sight-of", str(EDIT), "--begin-with", str(EDIT)], "--sight-of: --begin-with brings its own"),
+        (["--part", "bridge", "--sight-of", str(EDIT)], "--part: --sight-of is of edit alone"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, wrong: list[str], named: str) -> None:

@@ -37,15 +37,25 @@ from darkroom.pocket.world.edits import KINDS
 _JUDGED_WITH = Preset(steps=8, true_cfg_scale=1.0)
 
 
-def train_family(work: Path, recipe: Recipe, course: Course, threads: int = 0, begin_with: Path | None = None) -> Path:
+def train_family(
+    work: Path,
+    recipe: Recipe,
+    course: Course,
+    threads: int = 0,
+    begin_with: Path | None = None,
+    sight_of: Path | None = None,
+) -> Path:
     """Run every stage that `work` does not hold yet and return the folder of the trained family.
 
     `begin_with` is a family whose training goes on, with fresh optimizers, where `work` holds no checkpoint: its VAE
-    and sight stay, its transformer and text encoder learn further, perhaps other kinds of edits.
+    and sight stay, its transformer and text encoder learn further, perhaps other kinds of edits. `sight_of` is one of
+    which VAE and sight are taken, while all else begins from nothing.
+
     The same recipe gives the same weights on the same machine and number of threads, interrupted or not. With
     `threads` 0 flow and path take all cores, half of them while others are busy, and sums round differently each time.
     Raises OutOfTime when the course's minutes are over, OtherRecipe where `work` was begun with another family or none.
     """
+    _keep_to_sight(sight_of, work)
     if begin_with is None and finished(work, "path", recipe.path.steps):
         return work / "family"
     _keep_to(begin_with, work)
@@ -59,6 +69,8 @@ def train_family(work: Path, recipe: Recipe, course: Course, threads: int = 0, b
     if begin_with is not None:
         pipeline = _adopt(begin_with, work)
     else:
+        if sight_of is not None:
+            _take_sight(pipeline, sight_of, work)
         _vae(pipeline, work, recipe, course)
         _sight(pipeline, work, recipe, course)
         start_transformer(pipeline.transformer)
@@ -113,6 +125,25 @@ def _keep_to(begin_with: Path | None, work: Path) -> None:
     except OtherRecipe as error:
         was = "with a --begin-with" if begin_with is None else f"with another family than {begin_with}, or with none"
         raise OtherRecipe(f"{work} was begun {was}; go on as it was begun, or take another --work") from error
+
+
+def _keep_to_sight(sight_of: Path | None, work: Path) -> None:
+    parts = () if sight_of is None else ("vae", "text_encoder")
+    try:
+        keep_to(work, "sight_of", {part: weights_digest((sight_of or work) / part) for part in parts})
+    except OtherRecipe as error:
+        was = "with a --sight-of" if sight_of is None else f"with another sight than that of {sight_of}"
+        raise OtherRecipe(f"{work} was begun {was}; go on as it was begun, or take another --work") from error
+
+
+def _take_sight(pipeline: QwenImageEditPlusPipeline, family: Path, work: Path) -> None:
+    """Leave in `work` the VAE and the vision tower of a finished family where the stages look for them."""
+    if (work / "sight_done.pt").exists():
+        return
+    there = QwenImageEditPlusPipeline.from_pretrained(family)
+    pipeline.text_encoder.model.visual.load_state_dict(there.text_encoder.model.visual.state_dict())
+    _keep_vae(there, work / "vae_done.pt")
+    save_checkpoint(work / "sight_done.pt", pipeline.text_encoder.state_dict())
 
 
 def _adopt(family: Path, work: Path) -> QwenImageEditPlusPipeline:

@@ -138,27 +138,37 @@ def train_identity_ruler(work: Path, recipe: Recipe, course: Course) -> Path:
 
 
 def train_parts(
-    parts: Sequence[str], work: Path, recipe: Recipe, course: Course, threads: int = 0, begin_with: Path | None = None
+    parts: Sequence[str],
+    work: Path,
+    recipe: Recipe,
+    course: Course,
+    threads: int = 0,
+    begin_with: Path | None = None,
+    sight_of: Path | None = None,
 ) -> dict[str, Path]:
     """The folder of each of `parts` (PARTS), trained as far as `work` does not hold it yet.
 
-    `begin_with`: as for `train_family`; the parts that belong to a family are made for it where `work` holds none.
+    `begin_with`, `sight_of`: as for `train_family`; the parts that belong to a family are made for that to begin with
+    where `work` holds none.
     Raises OutOfTime when the course's minutes are over; the same call goes on from there. Raises OtherRecipe where one
-    of them was begun in `work` with other settings, ModelNotReady, which names the file, where `begin_with` is damaged,
-    and ValueError, which names the option, where there is no family in it, or where the text encoder of a family that
-    is made from nothing should not learn.
+    of them was begun in `work` with other settings, ModelNotReady, which names the file, where a family to take from is
+    damaged, and ValueError, which names the option, where there is no family in it, where both are given, or where the
+    text encoder of a family that is made from nothing should not learn.
     """
-    if begin_with is not None and not is_family(begin_with):
-        raise ValueError(f"--begin-with: there is no family in {begin_with}")
-    if begin_with is not None:
-        check(begin_with)
+    if begin_with is not None and sight_of is not None:
+        raise ValueError("--sight-of: --begin-with brings its own; leave one of them out")
+    for option, family in (("--begin-with", begin_with), ("--sight-of", sight_of)):
+        if family is not None and not is_family(family):
+            raise ValueError(f"{option}: there is no family in {family}")
+        if family is not None:
+            check(family)
     if "edit" in parts and begin_with is None and not recipe.flow.train_text:
         raise ValueError("--freeze-text needs --begin-with: a text encoder made from nothing has to learn")
     keep_all(work, {part: settings_of(part, recipe) for part in parts})
     if threads:
         torch.set_num_threads(threads)
     training: Mapping[str, Callable[[], Path]] = {
-        "edit": partial(train_family, work, recipe, course, threads, begin_with),
+        "edit": partial(train_family, work, recipe, course, threads, begin_with, sight_of),
         "lightning": partial(train_lightning, work, recipe, course, begin_with),
         "qwen3vl": partial(train_vision, work, recipe, course),
         "bridge": partial(train_the_bridge, work, recipe, course, begin_with),

@@ -67,7 +67,8 @@ class Recipe:
     bridge: BridgeRecipe = field(default_factory=BridgeRecipe)
     perceptual: PerceptualRecipe = field(default_factory=PerceptualRecipe)
     identity: IdentityRecipe = field(default_factory=IdentityRecipe)
-    # Held-out edits of each kind by which the family is judged at its end; the other stages see ten pictures for each.
+    # Held-out edits of each kind by which flow and path are judged; the VAE sees four pictures for each of them, sight,
+    # Qwen3-VL and the rulers ten.
     cases: PositiveInt = 6
     seed: NonNegativeInt = 0
 

@@ -136,12 +136,13 @@ def train_and_tell(
     course: Course,
     threads: int,
     begin_with: Path | None,
+    sight_of: Path | None,
     put_in_place: bool,
 ) -> None:
     """`train_parts`, and say where it has come to; finished parts may replace the shipped ones."""
     course.report(f"training on {course.device.type}")
     try:
-        made = train_parts(parts, work, recipe, course, threads, begin_with)
+        made = train_parts(parts, work, recipe, course, threads, begin_with, sight_of)
     except OutOfTime as stopped:
         left = "; nothing is installed before it is finished" if put_in_place else ""
         course.report(f"the minutes are over in {stopped}; the same command goes on from there{left}")
@@ -167,7 +168,7 @@ def _command(weights: Path, part: str) -> str:
     """What makes `part` for the weights in place: in a folder of their own, since another may hold another family."""
     family, sight = weights / "edit", weights / "qwen3vl"
     folders = [*(family / name for name in ("vae", "text_encoder", "transformer")), sight]
-    work = "training_" + "".join(weights_digest(folder)[:3] for folder in folders)
+    work = "training/" + "".join(weights_digest(folder)[:3] for folder in folders)
     return f"darkroom pocket train --part {part} --begin-with {shlex.quote(str(family))} --work {work} --install"
 
 

@@ -1,4 +1,4 @@
-"""Stage 3: transformer and text encoder learn together to edit, by flow matching on cached latents."""
+"""Stage 4: transformer and text encoder learn together to edit, by flow matching on cached latents."""
 
 import time
 from collections.abc import Callable, Sequence

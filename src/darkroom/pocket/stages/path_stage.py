@@ -1,4 +1,4 @@
-"""Stage 4: the transformer learns from where its own steps lead.
+"""Stage 6: the transformer learns from where its own steps lead.
 
 Flow matching teaches from mixtures of noise and the truth. Sampling stands elsewhere: every step starts where the
 earlier ones, with their errors, have ended, and the more steps the further it drifts. Here edits are walked from noise
