@@ -50,7 +50,7 @@ def test_equal_pictures_are_encoded_once_and_stay_in_order(vae: AutoencoderKLQwe
     found = encoder(np.stack([one, other, one, third, other]))
     assert sizes == [3]
     alone = torch.cat([encoder(picture[None]) for picture in (one, other, one, third, other)])
-    # In bfloat16 a convolution rounds by the number of pictures beside it.
+    # In bfloat16, which CPUs with tiles for it take, a convolution rounds by the number of pictures beside it.
     torch.testing.assert_close(found, alone, atol=0.02, rtol=0)
     assert torch.equal(found[[0, 1]], found[[2, 4]])
     assert (found[0] - found[1]).abs().max() > 0.05
