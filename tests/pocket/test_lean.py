@@ -144,7 +144,7 @@ def test_latents_are_packed_and_normalised_as_the_pipeline_does(family: QwenImag
     pixels = torch.from_numpy(stored / 127.5 - 1).permute(2, 0, 1)[None, :, None].float()
     theirs = family._pack_latents(family._encode_vae_image(pixels, generator=None), 1, 16, 16, 16)
     ours = Encoder(family.vae, torch.device("cpu"))(stored[None]).float()
-    # Encoded in bfloat16 (on CPUs with tiles for it), stored in float16: good to about a hundredth of the largest value.
+    # In bfloat16, on CPUs with tiles for it, stored in float16: good to a hundredth of the largest value.
     assert (ours - theirs).abs().max() < 0.05 * theirs.abs().max()
 
 
