@@ -49,7 +49,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="The device's by default; short shows a quarter of the edits, smoke makes a few steps of everything.",
+            help="The device's by default; short has a quarter of the steps, to try a change, smoke a few.",
             metavar="cpu|short|gpu|smoke",
         ),
     ] = None,
