@@ -119,21 +119,21 @@ def family_of(work: Path, begin_with: Path | None) -> Path:
 
 
 def _keep_to(begin_with: Path | None, work: Path) -> None:
-    parts = () if begin_with is None else ("vae", "text_encoder", "transformer")
-    try:
-        keep_to(work, "begin_with", {part: weights_digest((begin_with or work) / part) for part in parts})
-    except OtherRecipe as error:
-        was = "with a --begin-with" if begin_with is None else f"with another family than {begin_with}, or with none"
-        raise OtherRecipe(f"{work} was begun {was}; go on as it was begun, or take another --work") from error
+    parts = ("vae", "text_encoder", "transformer")
+    _keep_to_taken(work, "begin_with", begin_with, parts, f"another family than {begin_with}, or with none")
 
 
 def _keep_to_sight(sight_of: Path | None, work: Path) -> None:
-    parts = () if sight_of is None else ("vae", "text_encoder")
+    _keep_to_taken(work, "sight_of", sight_of, ("vae", "text_encoder"), f"another sight than that of {sight_of}")
+
+
+def _keep_to_taken(work: Path, name: str, family: Path | None, parts: Sequence[str], other: str) -> None:
+    """`keep_to` for parts taken of a family; where `work` was begun otherwise, the error says with what `other`."""
     try:
-        keep_to(work, "sight_of", {part: weights_digest((sight_of or work) / part) for part in parts})
+        keep_to(work, name, {} if family is None else {part: weights_digest(family / part) for part in parts})
     except OtherRecipe as error:
-        was = "with a --sight-of" if sight_of is None else f"with another sight than that of {sight_of}"
-        raise OtherRecipe(f"{work} was begun {was}; go on as it was begun, or take another --work") from error
+        was = f"a --{name.replace('_', '-')}" if family is None else other
+        raise OtherRecipe(f"{work} was begun with {was}; go on as it was begun, or take another --work") from error
 
 
 def _take_sight(pipeline: QwenImageEditPlusPipeline, family: Path, work: Path) -> None:

@@ -158,10 +158,11 @@ def train_parts(
     if begin_with is not None and sight_of is not None:
         raise ValueError("--sight-of: --begin-with brings its own; leave one of them out")
     for option, family in (("--begin-with", begin_with), ("--sight-of", sight_of)):
-        if family is not None and not is_family(family):
+        if family is None:
+            continue
+        if not is_family(family):
             raise ValueError(f"{option}: there is no family in {family}")
-        if family is not None:
-            check(family)
+        check(family)
     if "edit" in parts and begin_with is None and not recipe.flow.train_text:
         raise ValueError("--freeze-text needs --begin-with: a text encoder made from nothing has to learn")
     keep_all(work, {part: settings_of(part, recipe) for part in parts})

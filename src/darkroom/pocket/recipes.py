@@ -74,7 +74,7 @@ class Recipe:
 
 
 def _short() -> Recipe:
-    """A quarter of the edits, of fewer examples, to try a change in two hours: what it makes is not to be used."""
+    """A quarter of the edits, of fewer examples, to try a change: what it makes is not to be used."""
     small = Recipe()
     return replace(
         small,
